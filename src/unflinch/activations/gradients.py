@@ -1,0 +1,179 @@
+"""Where in the weights a refusal is decided: per-prompt gradients of the refusal score, and what a change costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from unflinch.artifacts import ModuleMetric, PromptGradients
+from unflinch.models.architecture import Architecture
+from unflinch.models.forward import (
+    Ids,
+    PaddedBatch,
+    can_share_prefix,
+    length_sorted_batches,
+    logits_from_hidden,
+    pad_batch,
+    run_decoder,
+)
+from unflinch.models.hooks import CapturedModule, captured_gradients
+
+Score = Callable[[Tensor], Tensor]
+Advance = Callable[[int], None]
+Captured = tuple[list[int], PaddedBatch, dict[str, CapturedModule], Tensor]
+
+
+def refusal_gradients(
+    model: PreTrainedModel,
+    architecture: Architecture,
+    modules: Sequence[str],
+    sequences: Sequence[Ids],
+    score: Score,
+    *,
+    rank: int = 4,
+    batch_tokens: int = 1536,
+    advance: Advance | None = None,
+) -> PromptGradients:
+    """Return the refusal score of every prompt and its gradient in each module, over the prompt's own tokens.
+
+    Each gradient `sum_t g_t x_tᵀ` over tokens is kept as its best rank-`rank` approximation. Tokens that a whole batch
+    shares at its start are left out: they do not tell prompts apart.
+
+    Args:
+        model: the model, patched or not.
+        architecture: where its decoder layers are.
+        modules: names of linear modules.
+        sequences: prompts as ids that end where the answer begins.
+        score: from logits `(prompts, vocab)` to scores `(prompts,)`; see `metrics.refusal_score`.
+        rank: kept of every gradient.
+        batch_tokens: most padded tokens a batch.
+        advance: called with the number of finished prompts after each batch.
+    """
+    scores = torch.empty(len(sequences))
+    inputs: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
+
+    def objective(hidden: Tensor) -> tuple[Tensor, Tensor]:
+        values = score(logits_from_hidden(model, hidden[:, -1]))
+        return values.sum(), values.detach()
+
+    for rows, batch, captured, values in _captured_batches(
+        model, architecture, modules, sequences, objective, 1, batch_tokens
+    ):
+        scores[rows] = values.cpu()
+        mask = batch.attention_mask[:, -batch.input_ids.shape[1] :, None]
+        for name, module in captured.items():
+            x, g = compressed_gradient(module.inputs.float() * mask, module.gradient.float() * mask, rank)
+            if name not in inputs:
+                inputs[name] = torch.zeros(len(sequences), rank, x.shape[-1])
+                outputs[name] = torch.zeros(len(sequences), rank, g.shape[-1])
+            inputs[name][rows, : x.shape[1]] = x.cpu()
+            outputs[name][rows, : g.shape[1]] = g.cpu()
+        if advance:
+            advance(len(rows))
+    return PromptGradients(scores, inputs, outputs)
+
+
+def compressed_gradient(
+    inputs: Float[Tensor, "rows tokens input"], gradients: Float[Tensor, "rows tokens output"], rank: int
+) -> tuple[Float[Tensor, "rows kept input"], Float[Tensor, "rows kept output"]]:
+    """Return factors (x, g) of the best rank-`rank` approximation of `sum_t g_t x_tᵀ`, row by row.
+
+    Formula: with X = Q_x R_x and G = Q_g R_g (tokens as columns), the SVD of the small R_g R_xᵀ gives that of G Xᵀ.
+    """
+    q_x, r_x = torch.linalg.qr(inputs.transpose(1, 2))
+    q_g, r_g = torch.linalg.qr(gradients.transpose(1, 2))
+    u, s, vt = torch.linalg.svd(r_g @ r_x.transpose(1, 2))
+    kept = min(rank, s.shape[-1])
+    x = vt[:, :kept] @ q_x.transpose(1, 2)
+    g = (q_g @ (u[:, :, :kept] * s[:, None, :kept])).transpose(1, 2)
+    return x, g
+
+
+def fisher_metrics(
+    model: PreTrainedModel,
+    architecture: Architecture,
+    modules: Sequence[str],
+    sequences: Sequence[Ids],
+    scored: int,
+    *,
+    input_shrinkage: float,
+    output_shrinkage: float,
+    seed: int,
+    batch_tokens: int = 1536,
+    advance: Advance | None = None,
+) -> dict[str, ModuleMetric]:
+    """Return the KL metric of every module from ordinary prompts with the base model's own answers.
+
+    Formula: C = E[x xᵀ] over all own tokens, S = E[g gᵀ] with g the gradient at the module's output of
+    sum over scored positions of log p(y), y sampled from the model itself (Fisher).
+
+    Args:
+        model: the base model.
+        architecture: where its decoder layers are.
+        modules: names of linear modules.
+        sequences: ordinary prompts followed by answers.
+        scored: last positions at which labels are sampled.
+        input_shrinkage: share of the scaled identity in C.
+        output_shrinkage: share of the scaled identity in S.
+        seed: of the sampled labels.
+        batch_tokens: most padded tokens a batch.
+        advance: called with the number of finished prompts after each batch.
+    """
+    generator = torch.Generator(device="cpu").manual_seed(seed)
+    sums: dict[str, tuple[Tensor, Tensor]] = {}
+    tokens = 0
+
+    def objective(hidden: Tensor) -> tuple[Tensor, Tensor]:
+        log_p = logits_from_hidden(model, hidden[:, -scored:]).flatten(0, 1).log_softmax(-1)
+        labels = torch.multinomial(log_p.detach().exp().cpu(), 1, generator=generator).to(log_p.device)
+        return log_p.gather(1, labels).sum(), labels
+
+    for rows, batch, captured, _ in _captured_batches(
+        model, architecture, modules, sequences, objective, scored, batch_tokens
+    ):
+        mask = batch.attention_mask[:, -batch.input_ids.shape[1] :].bool()
+        tokens += int(mask.sum())
+        for name, module in captured.items():
+            x, g = module.inputs[mask].float(), module.gradient[mask].float()
+            c, s = sums.get(name, (0.0, 0.0))
+            sums[name] = (c + x.T @ x, s + g.T @ g)
+        if advance:
+            advance(len(rows))
+    return {
+        name: ModuleMetric(
+            _shrunk_cholesky(c / tokens, input_shrinkage).cpu(), _shrunk_cholesky(s / tokens, output_shrinkage).cpu()
+        )
+        for name, (c, s) in sums.items()
+    }
+
+
+def _shrunk_cholesky(moment: Tensor, shrinkage: float) -> Tensor:
+    scale = moment.diagonal().mean().clamp(min=torch.finfo(moment.dtype).tiny)
+    identity = torch.eye(len(moment), dtype=moment.dtype, device=moment.device)
+    return torch.linalg.cholesky((1 - shrinkage) * moment + shrinkage * scale * identity)
+
+
+def _captured_batches(
+    model: PreTrainedModel,
+    architecture: Architecture,
+    modules: Sequence[str],
+    sequences: Sequence[Ids],
+    objective: Callable[[Tensor], tuple[Tensor, Tensor]],
+    scored: int,
+    batch_tokens: int,
+) -> Iterator[Captured]:
+    """Yield, batch by batch, rows, padded batch, inputs and output gradients of the modules, and kept values."""
+    pad_id = model.config.get_text_config().pad_token_id or 0
+    share = can_share_prefix(model)
+    for rows in length_sorted_batches(sequences, batch_tokens):
+        batch = pad_batch([sequences[i] for i in rows], scored, pad_id, model.device, share)
+        with captured_gradients(model, architecture, modules, batch.input_ids.shape) as captured:
+            hidden, _ = run_decoder(model, batch)
+            total, kept = objective(hidden)
+            total.backward()  # type: ignore[no-untyped-call]
+        yield rows, batch, captured, kept

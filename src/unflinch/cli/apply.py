@@ -1,0 +1,46 @@
+"""`unflinch apply`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from unflinch.cli import arguments as arg
+
+
+def apply(
+    model: arg.BaseModel,
+    patch: arg.PatchFolder,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="New folder for the copy; MODEL itself is not changed.")],
+    strength: arg.Strength = 1.0,
+    dtype: arg.DType = None,
+    device: arg.Device = None,
+    revision: arg.Revision = None,
+    trust_remote_code: arg.TrustRemoteCode = None,
+) -> None:
+    """Write a copy of MODEL with PATCH merged into its weights.
+
+    The copy is for programs that load no adapters. It says in its README and config that it was modified.
+    """
+    from unflinch.cli import console
+    from unflinch.cli.job import patch_folder
+    from unflinch.models.load import load_model
+    from unflinch.patch.merge import check_copy_folder, merge_into_copy
+    from unflinch.patch.save import load_patch
+
+    check_copy_folder(out, model)
+    factors = load_patch(patch_folder(patch))
+    if strength > 1:
+        console.warning(f"strength {strength:g} goes beyond the patch that was validated: right refusals may be lost")
+    with console.waiting(f"loading {model}"):
+        loaded = load_model(
+            model,
+            dtype=dtype or "auto",
+            device=device or "auto",
+            revision=revision,
+            trust_remote_code=bool(trust_remote_code),
+        )
+    with console.waiting(f"writing {out}"):
+        console.show_line(str(merge_into_copy(loaded, factors, out, strength)))

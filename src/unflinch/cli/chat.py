@@ -1,0 +1,45 @@
+"""`unflinch chat`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from unflinch.cli import arguments as arg
+
+
+def chat(
+    model: arg.BaseModel,
+    patch: arg.PatchFolder,
+    strength: arg.Strength = 1.0,
+    max_tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Most tokens of an answer.")] = 512,
+    dtype: arg.DType = None,
+    device: arg.Device = None,
+    revision: arg.Revision = None,
+    trust_remote_code: arg.TrustRemoteCode = None,
+) -> None:
+    """Talk to MODEL with and without PATCH.
+
+    Type a prompt, or: /patched, /original or /both to say who answers; /strength X; /reset; /quit. Where stdin is no
+    terminal, each of its lines is one of these, and the answers are printed plainly.
+    """
+    from unflinch.cli import console
+    from unflinch.cli.conversation import Conversation, talk
+    from unflinch.cli.job import patch_folder
+    from unflinch.models.load import load_model
+    from unflinch.patch.attach import attached
+    from unflinch.patch.save import check_base, load_patch
+
+    factors = load_patch(patch_folder(patch))
+    with console.waiting(f"loading {model}"):
+        loaded = load_model(
+            model,
+            dtype=dtype or "auto",
+            device=device or "auto",
+            revision=revision,
+            trust_remote_code=bool(trust_remote_code),
+        )
+    check_base(factors, loaded.base_hash, model)
+    with attached(loaded.model, factors, strength) as live:
+        talk(Conversation(loaded, live, max_tokens))

@@ -1,0 +1,149 @@
+"""What a command works on: the config and the run folder that its options name, and the pipeline called on them."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from unflinch.cli import console
+from unflinch.config import RunConfig, make_config, read_toml
+from unflinch.errors import ConfigError, RunFolderError
+from unflinch.run_folder import REPORT, RESULTS, SETTINGS, RunFolder, read_json
+
+_PLACES: dict[str, tuple[str, ...]] = {
+    "model": ("model.model",),
+    "dtype": ("model.dtype",),
+    "device": ("model.device",),
+    "revision": ("model.revision",),
+    "trust_remote_code": ("model.trust_remote_code",),
+    "targets": ("prompts.targets",),
+    "keep": ("prompts.keep",),
+    "ordinary": ("prompts.ordinary",),
+    "max_targets": ("prompts.max_targets",),
+    "seed": ("prompts.seed", "fit.seed"),
+    "kl_budget": ("fit.kl_budget",),
+    "keep_best": ("validate.keep_best",),
+}
+"""Where each command-line option goes in the config."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One call of a pipeline function."""
+
+    config: RunConfig
+    folder: Path
+    resume: bool
+    again: str
+    """The command line that continues it."""
+
+
+def config_from(given: Mapping[str, Any], stored: Mapping[str, Any]) -> RunConfig:
+    """Return the config of a command: what was given, over --config or else `stored`, over the defaults.
+
+    Args:
+        given: the command's parameters by name (`typer.Context.params`); None means not given.
+        stored: settings of the run folder that is continued.
+
+    Raises:
+        ConfigError: for an unknown option, a value out of range, or no model.
+    """
+    overrides: defaultdict[str, dict[str, Any]] = defaultdict(dict)
+    for name, places in _PLACES.items():
+        for place in places if given.get(name) is not None else ():
+            section, _, option = place.partition(".")
+            overrides[section][option] = given[name]
+    return make_config(read_toml(given["config"]) if given.get("config") else stored, overrides)
+
+
+def new_job(command: str, given: Mapping[str, Any]) -> Job:
+    """Return the job of `run`, `scan` or `fit`.
+
+    Args:
+        command: its name, for the line that says how to continue.
+        given: the command's parameters by name.
+    """
+    runs, name, resume = given["runs"], given["name"], given["resume"]
+    if name is None and resume:
+        name = newest_run(runs)
+    stored = stored_settings(runs / name) if resume else {}
+    config = config_from(given, stored)
+    name = default_name(config.model.model) if name is None else name
+    check_name(name)
+    again = ["unflinch", command, "--resume", "--name", name]
+    if runs != Path("runs"):
+        again += ["--runs", str(runs)]
+    return Job(config, runs / name, resume, shlex.join(again))
+
+
+def carry_out(call: Callable[..., dict[str, Any]], job: Job) -> dict[str, Any]:
+    """Return what a pipeline function returns for the job, with its progress shown.
+
+    Raises:
+        typer.Exit: with code 130 on Ctrl-C, after saying how to continue.
+    """
+    console.note(f"run folder {job.folder}")
+    try:
+        with console.progress() as progress:
+            return call(job.config, job.folder, progress=progress, step_done=console.step_done)
+    except KeyboardInterrupt:
+        console.note(f"stopped; finished steps are kept, continue with: {job.again}")
+        raise typer.Exit(130) from None
+
+
+def stored_settings(folder: Path) -> dict[str, Any]:
+    """Return the settings that a run folder was started with; empty if it was never started."""
+    file = folder / SETTINGS
+    return dict(read_json(file)) if file.is_file() else {}
+
+
+def finished(folder: Path) -> bool:
+    """Whether a run folder holds both its results and its report."""
+    return (folder / RESULTS).is_file() and (folder / REPORT).is_file()
+
+
+def patch_folder(path: Path) -> Path:
+    """Return the patch folder itself, where a run folder that holds one was given."""
+    inside = RunFolder(path).patch
+    return inside if inside.is_dir() else path
+
+
+def default_name(model: str) -> str:
+    """Return the model's own name with date and time: `Qwen2.5-0.5B-Instruct_2026-07-01_14-03-22`."""
+    own = re.split(r"[/\\]", model.rstrip("/\\"))[-1].removesuffix(".gguf")
+    safe = re.sub(r"[^\w.-]+", "-", own).strip(".-") or "model"
+    return f"{safe}_{datetime.now():%Y-%m-%d_%H-%M-%S}"
+
+
+def check_name(name: str) -> None:
+    """Raise `ConfigError` if a run name would lead out of its folder."""
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise ConfigError(f"option --name is {name!r}; expected letters, digits, '.', '_' and '-' only")
+
+
+def free_name(runs: Path, name: str) -> str:
+    """Return `name`, or the first of `name-2`, `name-3`, ... of which there is no run folder."""
+    number, free = 2, name
+    while (runs / free).exists():
+        number, free = number + 1, f"{name}-{number}"
+    return free
+
+
+def newest_run(runs: Path) -> str:
+    """Return the name of the run folder that was started last.
+
+    Raises:
+        RunFolderError: if there is none.
+    """
+    started = [(file.stat().st_mtime, file.parent.name) for file in runs.glob(f"*/{SETTINGS}")]
+    if not started:
+        raise RunFolderError(f"{runs} holds no run to continue; leave out --resume to start one, or give --runs")
+    return max(started)[1]

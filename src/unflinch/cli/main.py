@@ -1,0 +1,104 @@
+"""The `unflinch` command: its subcommands, and how failures are told."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from unflinch import __version__
+from unflinch.cli.apply import apply
+from unflinch.cli.chat import chat
+from unflinch.cli.demo import demo
+from unflinch.cli.fit import fit
+from unflinch.cli.mine import mine
+from unflinch.cli.report import report
+from unflinch.cli.run import run
+from unflinch.cli.scan import scan
+from unflinch.cli.validate import validate
+from unflinch.errors import UnflinchError
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False)
+for command in (demo, run, mine, scan, fit, validate, report, chat, apply):
+    app.command()(command)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"unflinch {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def unflinch(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error, and all log lines.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version.")
+    ] = False,
+) -> None:
+    """Stop a local language model from refusing harmless questions, and prove that nothing else changed.
+
+    Start with `unflinch demo`, or `unflinch run MODEL` for a model of your own.
+    """
+    from unflinch.cli.console import LogLines
+
+    logger = logging.getLogger("unflinch")
+    logger.handlers = [LogLines()]
+    logger.setLevel(logging.DEBUG if debug else logging.WARNING)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if not debug:
+        # Read when these libraries are imported, which the commands do: their bars and warnings are not for the user.
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+        warnings.simplefilter("ignore")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with its code: 0, 1 verdict not passed, 2 bad input, 130 Ctrl-C.
+
+    Args:
+        arguments: those of the process if not given; `--debug` may stand anywhere among them.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    ordered = ["--debug"] * debug + [argument for argument in given if argument != "--debug"]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without some character shows `?` for it
+    try:
+        code = app(ordered or ["--help"], prog_name="unflinch", standalone_mode=False)
+    except Exception as error:
+        explained = explain(error)
+        if explained is None:
+            raise
+        sentence, code = explained
+        if debug:
+            traceback.print_exception(error)
+        from unflinch.cli import console
+
+        console.error(sentence)
+    sys.exit(code)
+
+
+def explain(error: Exception) -> tuple[str, int] | None:
+    """Return a sentence and an exit code for a failure that is no bug of ours, else None."""
+    if isinstance(error, UnflinchError):
+        return str(error), error.exit_code
+    if isinstance(error, typer.Abort):
+        return "stopped", 130
+    if hasattr(error, "format_message"):  # what typer raises for a wrong command line; its class has no public name
+        context = getattr(error, "ctx", None)
+        place = context.command_path if context else "unflinch"
+        return f"{error.format_message().rstrip('.')}; see {place} --help", 2
+    if isinstance(error, OSError):
+        return f"{error.filename or 'reading or writing'}: {error.strerror or error}", 2
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return "out of memory; give a smaller model, --dtype bfloat16, --device cpu or a smaller fit.batch_size", 2
+    return None

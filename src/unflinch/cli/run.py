@@ -1,0 +1,45 @@
+"""`unflinch run`."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import typer
+
+from unflinch.cli import arguments as arg
+
+
+def run(
+    context: typer.Context,
+    model: arg.Model = None,
+    targets: arg.Targets = None,
+    keep: arg.Keep = None,
+    ordinary: arg.Ordinary = None,
+    max_targets: arg.MaxTargets = None,
+    name: arg.Name = None,
+    runs: arg.Runs = Path("runs"),
+    config: arg.Config = None,
+    resume: arg.Resume = False,
+    kl_budget: arg.KLBudget = None,
+    keep_best: arg.KeepBest = None,
+    seed: arg.Seed = None,
+    dtype: arg.DType = None,
+    device: arg.Device = None,
+    revision: arg.Revision = None,
+    trust_remote_code: arg.TrustRemoteCode = None,
+    json: arg.Json = False,
+) -> None:
+    """Make a patch for MODEL, measure it, and write it if it passes.
+
+    Finds the false refusals, fits the patch, and measures it on test prompts that nothing before has seen. The run
+    folder gets report.html, results.json and the patch, a LoRA that plain `peft` loads.
+
+    Exit code: 0 the patch passed, 1 it did not, 2 bad input, 130 stopped with Ctrl-C.
+    """
+    from unflinch.cli.job import carry_out, new_job
+    from unflinch.cli.outcome import end_with
+    from unflinch.pipeline import run as run_pipeline
+
+    job = new_job("run", context.params)
+    end_with(carry_out(partial(run_pipeline, resume=job.resume), job), job.folder, json)

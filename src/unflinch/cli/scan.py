@@ -1,0 +1,48 @@
+"""`unflinch scan`."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import typer
+
+from unflinch.cli import arguments as arg
+
+
+def scan(
+    context: typer.Context,
+    model: arg.Model = None,
+    targets: arg.Targets = None,
+    keep: arg.Keep = None,
+    ordinary: arg.Ordinary = None,
+    max_targets: arg.MaxTargets = None,
+    name: arg.Name = None,
+    runs: arg.Runs = Path("runs"),
+    config: arg.Config = None,
+    resume: arg.Resume = False,
+    seed: arg.Seed = None,
+    dtype: arg.DType = None,
+    device: arg.Device = None,
+    revision: arg.Revision = None,
+    trust_remote_code: arg.TrustRemoteCode = None,
+    json: arg.Json = False,
+) -> None:
+    """Show where in MODEL false and right refusals can be told apart.
+
+    These are the first two steps of `run`; `run --resume` with the same options goes on from there.
+    """
+    from pydantic import TypeAdapter
+
+    from unflinch.cli import console, tables
+    from unflinch.cli.job import carry_out, new_job
+    from unflinch.pipeline import run_scan
+    from unflinch.report.run_results import ScanFacts
+    from unflinch.run_folder import plain
+
+    job = new_job("scan", context.params)
+    found = plain(carry_out(partial(run_scan, resume=job.resume), job))
+    if json:
+        console.show_json(found)
+    else:
+        console.show(tables.scan_summary(TypeAdapter(ScanFacts).validate_python(found)))

@@ -1,0 +1,125 @@
+"""Results as tables of at most 80 columns that read well without colour."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from unflinch.data.mine import Spectrum
+from unflinch.report import wording
+from unflinch.report.run_results import FitStage, RefusalCounts, RunResults, ScanFacts
+from unflinch.results import Interval, LayerSeparation
+
+BEST_LAYERS = 4
+MOST_GROUPS = 20
+
+
+def run_summary(run: RunResults) -> RenderableType:
+    """Return the figures of a run beside those of directional ablation, and its verdict."""
+    return Group(_figures(run), _facts(run))
+
+
+def _figures(run: RunResults) -> Table:
+    ablation = run.directional_ablation
+    table = _table("on test prompts", "before", "after", "95 % interval", "ablation*")
+    table.add_row("false refusals", str(run.targets.refused_before), *_targets(run.targets), str(ablation.targets_refused))
+    table.add_row(f"right refusals lost, of {run.keep.n}", "", *_lost(run.keep), str(ablation.keep_lost))
+    table.add_row(f"guard refusals lost, of {run.guard.n}", "", *_lost(run.guard), str(ablation.guard_lost))
+    for name, kl, theirs in (
+        ("KL, first token (nats)", run.kl.first_token, ablation.kl_first_token_mean),
+        ("KL per token of the answer", run.kl.sequence, ablation.kl_sequence_mean),
+    ):
+        low, high = wording.nats(kl.mean_interval.low), wording.nats(kl.mean_interval.high)
+        table.add_row(name, "", wording.nats(kl.mean), f"{low}–{high}", wording.nats(theirs))
+    table.add_row("  the same, worst 5 %", "", wording.nats(run.kl.sequence.cvar95), "", "")
+    return table
+
+
+def _facts(run: RunResults) -> Table:
+    patch, limits = run.fit.patch, run.verdict.limits
+    lines = Table.grid(padding=(0, 2))
+    lines.add_row("* ablation", "directional ablation, measured in the same run on the same prompts")
+    share, size = wording.small_percent(patch.share_of_weights), wording.magnitude(patch.parameters)
+    lines.add_row("patch", f"{size} parameters, {share} of the weights; rank {patch.rank} in {patch.modules} modules")
+    lines.add_row("time", wording.duration(run.seconds.get("total", sum(run.seconds.values()))))
+    if run.verdict.holds:
+        lines.add_row("verdict", Text.assemble(("PASSED", "bold green"), f", all {len(limits)} limits hold"))
+        return lines
+    failures = run.verdict.failures
+    lines.add_row("verdict", Text.assemble(("FAILED", "bold red"), f", {len(failures)} of {len(limits)} limits missed"))
+    for limit in failures:
+        measured, most = (wording.limit_value(value, limit.unit) for value in (limit.measured, limit.limit))
+        lines.add_row("", f"{limit.name}: {measured}, limit {most}")
+    return lines
+
+
+def scan_summary(scan: ScanFacts) -> RenderableType:
+    """Return the best layers of each method, best method first, and what was chosen."""
+    by_method: defaultdict[str, list[LayerSeparation]] = defaultdict(list)
+    for found in sorted(scan.separations, key=lambda found: -found.auroc):
+        by_method[found.method].append(found)
+    table = _table("method", *(["layer: AUROC"] + [""] * (BEST_LAYERS - 1)))
+    for method, found in by_method.items():
+        best = [f"{one.layer}: {one.auroc:.3f}" for one in found[:BEST_LAYERS]]
+        style = "bold" if method == scan.method else ""
+        mark = " <- chosen" if method == scan.method else ""
+        table.add_row(wording.words(method) + mark, *best, *[""] * (BEST_LAYERS - len(best)), style=style)
+    layers = ", ".join(map(str, scan.layers))
+    chosen = (
+        f"chosen: {wording.words(scan.method)}, rank {scan.rank}, layers {layers} of {scan.number_of_layers}; "
+        f"AUROC {scan.separation:.3f} at layer {scan.best_layer} on prompts held out from the fit"
+    )
+    return Group(table, Text(chosen))
+
+
+def fit_summary(stages: tuple[FitStage, ...]) -> RenderableType:
+    """Return what each fitting step reached on the prompts it was chosen on."""
+    table = _table("fitting step", "targets refused", "keep lost", "guard lost", "KL, 1st token")
+    for stage in stages:
+        shares = (stage.targets_refused_share, stage.keep_lost_share, stage.guard_lost_share)
+        table.add_row(wording.words(stage.name), *map(wording.percent, shares), wording.nats(stage.kl_first_token_mean))
+    return table
+
+
+def spectrum_summary(found: Spectrum) -> RenderableType:
+    """Return how many prompts there are of each category, and of each language."""
+    table = _table("category", "prompts", "share")
+    n = sum(found.categories.values())
+    groups = list(found.categories.items())
+    for name, count in groups[:MOST_GROUPS]:
+        table.add_row(wording.words(name), str(count), wording.percent(count / n))
+    rest = groups[MOST_GROUPS:]
+    if rest:
+        count = sum(count for _, count in rest)
+        table.add_row(f"{len(rest)} more", str(count), wording.percent(count / n))
+    languages = ", ".join(f"{wording.language(code)} {count}" for code, count in found.languages.items())
+    breadth = f"as broad as {found.effective_categories:.1f} categories of equal size; languages: {languages}"
+    return Group(table, Text(breadth)) if n else Text("no prompts")
+
+
+def _table(first: str, *others: str) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1), header_style="bold")
+    table.add_column(first, no_wrap=True)
+    for name in others:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _targets(counts: RefusalCounts) -> tuple[str, str]:
+    return _share(counts.refused_after, counts.n), _range(counts.after_interval, counts.n)
+
+
+def _lost(counts: RefusalCounts) -> tuple[str, str]:
+    return _share(counts.lost, counts.n), _range(wording.lost_interval(counts), counts.n)
+
+
+def _share(count: int, n: int) -> str:
+    return f"{count} ({wording.percent(count / n)})" if n else "none tested"
+
+
+def _range(interval: Interval, n: int) -> str:
+    return wording.percent_range(interval) if n else ""

@@ -1,0 +1,1 @@
+"""Prompts: read (`prompts`), checked and split (`splits`), counted, written (`mine`), shipped (`bundled`)."""

@@ -1,0 +1,251 @@
+"""Fit, select and test prompts as three types, split by content; and the checks of a target set."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from operator import attrgetter
+from typing import Literal
+
+from unflinch.data.prompts import UNCATEGORISED, Prompt
+from unflinch.errors import ConfigError, PromptSetError
+
+logger = logging.getLogger(__name__)
+
+Part = Literal["fit", "select", "test"]
+
+SPLIT_SALT = "unflinch-split-1"
+"""Part of every split hash. Changing it moves prompts between fit and test: figures stop being comparable."""
+
+NEAR_DUPLICATE = 0.8
+"""Token-set Jaccard similarity from which a target counts as a guard prompt in other words."""
+
+# Han, kana, Thai, Lao, Burmese and Khmer are written without spaces between words.
+_NO_GAPS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff"
+_TOKEN_RUN = re.compile(rf"([{_NO_GAPS}]+)|[^\s{_NO_GAPS}]+")
+
+
+@dataclass(frozen=True)
+class PromptSets:
+    """The four kinds of prompt of one split."""
+
+    targets: tuple[Prompt, ...]
+    """Harmless prompts that should be answered."""
+    keep: tuple[Prompt, ...]
+    """Requests whose refusal is right."""
+    guard: tuple[Prompt, ...]
+    """The always-on part of the keeps."""
+    ordinary: tuple[Prompt, ...]
+    """Everything else, whose answers must not change."""
+
+
+@dataclass(frozen=True)
+class FitPrompts(PromptSets):
+    """What statistics, subspaces and edits are computed from."""
+
+
+@dataclass(frozen=True)
+class SelectPrompts(PromptSets):
+    """What layers, ranks and strengths are chosen on."""
+
+
+@dataclass(frozen=True)
+class TestPrompts(PromptSets):
+    """What is measured once, after every choice; only `validate` receives it."""
+
+    __test__ = False  # pytest takes a class of this name for a test
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The three disjoint splits of a run."""
+
+    fit: FitPrompts
+    select: SelectPrompts
+    test: TestPrompts
+
+
+def split_prompts(
+    targets: Sequence[Prompt],
+    keep: Sequence[Prompt],
+    guard: Sequence[Prompt],
+    ordinary: Sequence[Prompt],
+    shares: tuple[float, float, float] = (0.4, 0.2, 0.4),
+) -> Splits:
+    """Return every prompt in exactly one of fit, select and test.
+
+    The place depends on nothing but the prompt: position = SHA-256(salt, normalised text) as a fraction of
+    1, compared with the cumulated shares. Order and other prompts do not matter, and a harmful twin takes the
+    hash of the target it contrasts with, so both always land in the same split. Order is kept inside.
+
+    Args:
+        targets: harmless prompts to be answered.
+        keep: requests whose refusal is right.
+        guard: the always-on part of the keeps.
+        ordinary: prompts whose answers must not change.
+        shares: expected shares of fit, select and test; each >= 0, their sum 1.
+
+    Raises:
+        ConfigError: if the shares are negative or do not sum to 1.
+    """
+    if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-9:
+        raise ConfigError(f"split shares {shares}; expected three that sum to 1, such as (0.4, 0.2, 0.4)")
+    parts = [_by_part(prompts, shares) for prompts in (targets, keep, guard, ordinary)]
+
+    def take(part: Part) -> tuple[tuple[Prompt, ...], ...]:
+        return tuple(tuple(by_part[part]) for by_part in parts)
+
+    return Splits(FitPrompts(*take("fit")), SelectPrompts(*take("select")), TestPrompts(*take("test")))
+
+
+def check_targets(targets: Sequence[Prompt], guard: Sequence[Prompt], keep: Sequence[Prompt]) -> None:
+    """Return if `targets` may be used as prompts to be answered; warn if none has a category.
+
+    Args:
+        targets: prompts that somebody wants answered.
+        guard: prompts that must stay refused whatever is asked; compared with every user turn, in
+            equal or nearly equal words (`NEAR_DUPLICATE`).
+        keep: prompts whose refusal is right; compared in equal words.
+
+    Raises:
+        PromptSetError: if there are no targets, all have one category, or one is also a guard or keep prompt.
+    """
+    if not targets:
+        raise PromptSetError("there are no targets: give at least 30 prompts that the model refuses wrongly")
+    _check_guard(targets, guard)
+    kept = {normalise_text(prompt.text) for prompt in keep}
+    for target in targets:
+        if normalise_text(target.text) in kept:
+            raise PromptSetError(
+                f"the target {_quoted(target)} is also a keep prompt, and cannot be both answered and "
+                "refused: remove it from one of the two sets"
+            )
+    categories = {target.category for target in targets}
+    if categories == {UNCATEGORISED}:
+        logger.warning("none of the %d targets has a category: their breadth cannot be checked", len(targets))
+    elif len(categories) == 1:
+        raise PromptSetError(
+            f"all {len(targets)} targets have the one category {categories.pop()!r}; expected several, as a "
+            "patch fitted on one topic learns the topic: add targets of other categories, or leave out the "
+            "category field"
+        )
+
+
+def normalise_text(text: str) -> str:
+    """Return `text` in NFKC and folded case, with every run of spaces and punctuation as one space.
+
+    Letters, digits and combining marks stay, invisible format characters (zero-width space) go. A text of
+    punctuation alone is returned as it is, without outer spaces.
+    """
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    return " ".join("".join(map(_word_character, folded)).split()) or folded.strip()
+
+
+def sample_prompts(prompts: Sequence[Prompt], n: int, seed: int) -> tuple[Prompt, ...]:
+    """Return at most `n` of the prompts, spread over categories and, inside each, over languages.
+
+    Round-robin over categories, inside a category round-robin over its languages, inside those in the
+    order of SHA-256(seed, content): a limit keeps the breadth, a larger `n` only appends, the given order
+    is ignored.
+
+    Args:
+        prompts: the prompts to choose from.
+        n: how many, at least 0.
+        seed: another seed gives another sample.
+
+    Raises:
+        ConfigError: if `n` is negative.
+    """
+    if n < 0:
+        raise ConfigError(f"a sample of {n} prompts; expected 0 or more")
+
+    def rank(prompt: Prompt) -> tuple[str, str]:
+        return _digest(str(seed), prompt.key), prompt.contrast_of or ""
+
+    strata = [
+        _interleave([sorted(spoken, key=rank) for spoken in _groups(group, attrgetter("language"), seed)])
+        for group in _groups(prompts, attrgetter("category"), seed)
+    ]
+    return tuple(_interleave(strata)[:n])
+
+
+def _groups(prompts: Iterable[Prompt], label: Callable[[Prompt], str], seed: int) -> list[list[Prompt]]:
+    """Return the prompts by label, the labels in the order of SHA-256(seed, label)."""
+    groups: defaultdict[str, list[Prompt]] = defaultdict(list)
+    for prompt in prompts:
+        groups[label(prompt)].append(prompt)
+    return [groups[name] for name in sorted(groups, key=lambda name: _digest(str(seed), name))]
+
+
+def _interleave(groups: Sequence[Sequence[Prompt]]) -> list[Prompt]:
+    """Return the first of every group, then the second of every group that has one, and so on."""
+    longest = max(map(len, groups), default=0)
+    return [group[turn] for turn in range(longest) for group in groups if turn < len(group)]
+
+
+def _by_part(prompts: Sequence[Prompt], shares: tuple[float, float, float]) -> dict[Part, list[Prompt]]:
+    parts: dict[Part, list[Prompt]] = {"fit": [], "select": [], "test": []}
+    for prompt in prompts:
+        text = prompt.text if prompt.contrast_of is None else prompt.contrast_of
+        # 52 bits: exact as a float, so the position stays below 1.
+        position = int(_digest(SPLIT_SALT, normalise_text(text))[:13], 16) / 2**52
+        late: Part = "select" if position < shares[0] + shares[1] else "test"
+        parts["fit" if position < shares[0] else late].append(prompt)
+    return parts
+
+
+def _check_guard(targets: Sequence[Prompt], guard: Sequence[Prompt]) -> None:
+    """Raise `PromptSetError` if a user turn of a target is a guard prompt, or nearly one."""
+    known = [(normalise_text(prompt.text), _tokens(prompt.text), prompt.category) for prompt in guard]
+    for target in targets:
+        for turn in target.conversation():
+            if turn["role"] != "user":
+                continue
+            text, tokens = normalise_text(turn["content"]), _tokens(turn["content"])
+            for guard_text, guard_tokens, category in known:
+                if text == guard_text or _jaccard(tokens, guard_tokens) >= NEAR_DUPLICATE:
+                    raise PromptSetError(
+                        f"the target {_quoted(target)} is, in equal or nearly equal words, a guard prompt "
+                        f"({category}), whose refusal no patch may remove: take it out of the targets"
+                    )
+
+
+def _tokens(text: str) -> frozenset[str]:
+    """Return the words of the normalised text; of writing without spaces, the pairs of neighbours."""
+    tokens: set[str] = set()
+    for match in _TOKEN_RUN.finditer(normalise_text(text)):
+        run = match[0]
+        unspaced = match[1] is not None and len(run) > 1
+        tokens.update((run[i : i + 2] for i in range(len(run) - 1)) if unspaced else (run,))
+    return frozenset(tokens)
+
+
+def _jaccard(left: frozenset[str], right: frozenset[str]) -> float:
+    """Return the shared tokens as a proportion of all tokens of either; 0 where there are none."""
+    shared = len(left & right)
+    return shared / (len(left) + len(right) - shared) if shared else 0.0
+
+
+@cache
+def _word_character(character: str) -> str:
+    """Return the character if words are made of it, nothing for a format character, else a space."""
+    category = unicodedata.category(character)
+    if category[0] in "LNM":
+        return character
+    return "" if category == "Cf" else " "
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _quoted(prompt: Prompt) -> str:
+    """Return the start of the text, in quotes, on one line."""
+    text = " ".join(prompt.text.split())
+    return f'"{text}"' if len(text) <= 120 else f'"{text[:117]}..."'

@@ -1,0 +1,61 @@
+"""Everything that unflinch raises on purpose.
+
+```
+UnflinchError                 any failure with a message meant for the user
+├── InputError                the user's mistake: says what was given, expected, and what to do (exit code 2)
+│   ├── PromptFileError       a prompt file that cannot be read, naming file and line
+│   ├── PromptSetError        prompts that can be read but not used (empty, one category, a guard prompt among targets)
+│   ├── ConfigError           unknown or impossible option
+│   ├── ModelError            a model that cannot be loaded or used
+│   │   └── ArchitectureError a model whose modules were not recognised
+│   ├── PatchError            a patch that does not belong to the model, or is damaged
+│   └── RunFolderError        a run folder that belongs to other settings, or cannot be written
+└── VerdictError              the run worked, its patch did not pass; nothing was exported (exit code 1)
+```
+"""
+
+from __future__ import annotations
+
+
+class UnflinchError(Exception):
+    """Any failure with a message meant for the user; `exit_code` is what the command returns."""
+
+    exit_code = 1
+
+
+class InputError(UnflinchError):
+    """The user's mistake, in one sentence: what was given, what was expected, what to do."""
+
+    exit_code = 2
+
+
+class PromptFileError(InputError):
+    """A prompt file that cannot be read; names the file and the line."""
+
+
+class PromptSetError(InputError):
+    """Prompts that can be read but cannot be used for a run."""
+
+
+class ConfigError(InputError):
+    """An unknown option, or a value outside its range."""
+
+
+class ModelError(InputError):
+    """A model that cannot be loaded, or has no chat template."""
+
+
+class ArchitectureError(ModelError):
+    """A model whose decoder layers and projections were not recognised."""
+
+
+class PatchError(InputError):
+    """A patch that is damaged or was made for another base model."""
+
+
+class RunFolderError(InputError):
+    """A run folder that was made with other settings, or cannot be written."""
+
+
+class VerdictError(UnflinchError):
+    """The run finished, but its patch did not pass; no patch was written."""

@@ -1,0 +1,203 @@
+"""Logits of many token sequences at their last positions, without work that does not count.
+
+Sequences are padded on the left, so that the scored positions are the last columns of every batch; the tokens that all
+rows of a batch share at their start (usually the system prompt) are computed once; logits are taken at scored positions
+only. All of it is exact up to rounding and differentiable.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from unflinch.errors import ArchitectureError
+
+PADDING_ID = 0
+"""Padding is masked, so any id in the vocabulary will do; the config's own may be missing or lie outside."""
+
+MIN_SHARED_PREFIX = 4
+"""Shorter common starts are not worth a separate call."""
+
+_BEGINNING = 12
+"""Tokens by which sequences are sorted into those that begin alike and the others."""
+
+Ids = Sequence[int]
+
+
+@dataclass(frozen=True)
+class PaddedBatch:
+    """Left-padded rows behind a shared prefix."""
+
+    prefix: Int[Tensor, "1 prefix"]
+    input_ids: Int[Tensor, "rows tokens"]
+    attention_mask: Int[Tensor, "rows all_tokens"]
+    """Over prefix and tokens."""
+    position_ids: Int[Tensor, "rows tokens"]
+
+
+def shared_prefix_length(sequences: Sequence[Ids], reserve: int) -> int:
+    """Return how many first tokens all sequences share, leaving at least `reserve` tokens of each outside."""
+    if len(sequences) < 2:
+        return 0
+    limit = min(len(s) for s in sequences) - reserve
+    first, last = min(map(tuple, sequences)), max(map(tuple, sequences))
+    length = 0
+    while length < limit and first[length] == last[length]:
+        length += 1
+    return length if length >= MIN_SHARED_PREFIX else 0
+
+
+def pad_batch(sequences: Sequence[Ids], reserve: int, pad_id: int, device: torch.device, share: bool) -> PaddedBatch:
+    """Return the sequences as one batch; the last `reserve` tokens of each row stay outside the shared prefix."""
+    shared = shared_prefix_length(sequences, reserve) if share else 0
+    longest = max(len(s) for s in sequences) - shared
+    ids = torch.full((len(sequences), longest), pad_id, dtype=torch.long)
+    mask = torch.zeros((len(sequences), shared + longest), dtype=torch.long)
+    mask[:, :shared] = 1
+    for row, sequence in enumerate(sequences):
+        own = torch.tensor(sequence[shared:], dtype=torch.long)
+        ids[row, longest - len(own) :] = own
+        mask[row, shared + longest - len(own) :] = 1
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, shared:]
+    prefix = torch.tensor([list(sequences[0][:shared])], dtype=torch.long)
+    return PaddedBatch(prefix.to(device), ids.to(device), mask.to(device), positions.to(device))
+
+
+def can_share_prefix(model: PreTrainedModel) -> bool:
+    """Whether a prefix can be kept as plain keys and values.
+
+    All layers must attend to the whole past, and the rotation of a position must not depend on the sequence's length.
+    """
+    config = model.config.get_text_config()
+    rope = getattr(config, "rope_parameters", None) or {}
+    ropes = [rope, *(kind for kind in rope.values() if isinstance(kind, dict))]
+    if any(kind.get("rope_type") in {"dynamic", "longrope"} for kind in ropes):
+        return False
+    types = getattr(config, "layer_types", None)
+    if types is not None:
+        return all(kind == "full_attention" for kind in types)
+    return config.model_type in {"llama", "granite", "olmo2"}
+
+
+def run_decoder(
+    model: PreTrainedModel, batch: PaddedBatch, use_cache: bool = False
+) -> tuple[Tensor, DynamicCache | None]:
+    """Return the last hidden states of the batch's own tokens, and the cache if one was needed.
+
+    Returns:
+        Hidden states `(rows, tokens, width)` after the final norm, and the key-value cache over prefix and tokens.
+    """
+    decoder = model.get_decoder()
+    cache: DynamicCache | None = DynamicCache(config=model.config) if use_cache else None
+    if batch.prefix.shape[1]:
+        cache = DynamicCache(config=model.config)
+        decoder(input_ids=batch.prefix, past_key_values=cache, use_cache=True)
+        cache.batch_repeat_interleave(len(batch.input_ids))
+    output = decoder(
+        input_ids=batch.input_ids,
+        attention_mask=batch.attention_mask,
+        position_ids=batch.position_ids,
+        past_key_values=cache,
+        use_cache=cache is not None,
+    )
+    return output.last_hidden_state, cache
+
+
+def logits_from_hidden(model: PreTrainedModel, hidden: Float[Tensor, "*any width"]) -> Float[Tensor, "*any vocab"]:
+    """Return float32 logits of final hidden states, with the family's own scaling.
+
+    The head is applied to a contiguous matrix: on a strided three-dimensional slice a frozen head is copied once a row.
+    """
+    head = model.get_output_embeddings()
+    flat = hidden.reshape(-1, hidden.shape[-1]).contiguous()
+    logits: Tensor = head(flat.to(head.weight.dtype)).float()
+    config = model.config.get_text_config()
+    scale = getattr(config, "logit_scale", None)
+    if scale:
+        logits = logits * scale
+    scaling = getattr(config, "logits_scaling", None)
+    if scaling:
+        logits = logits / scaling
+    cap = getattr(config, "final_logit_softcapping", None)
+    if cap:
+        logits = torch.tanh(logits / cap) * cap
+    return logits.reshape(*hidden.shape[:-1], logits.shape[-1])
+
+
+def scored_hidden(
+    model: PreTrainedModel, sequences: Sequence[Ids], scored: int, *, batch_tokens: int = 2048
+) -> Float[Tensor, "rows scored width"]:
+    """Return the final hidden states at the last `scored` positions of every sequence, in their order.
+
+    Args:
+        model: the model, patched or not.
+        sequences: token ids, each at least `scored` long.
+        scored: number of last positions.
+        batch_tokens: most padded tokens a batch.
+
+    Raises:
+        ValueError: if a sequence is shorter than `scored`.
+    """
+    if min(len(s) for s in sequences) < scored:
+        raise ValueError(f"every sequence needs at least {scored} tokens")
+    share = can_share_prefix(model)
+    pieces: list[Tensor] = []
+    order: list[int] = []
+    for rows in length_sorted_batches(sequences, batch_tokens):
+        batch = pad_batch([sequences[i] for i in rows], scored, PADDING_ID, model.device, share)
+        pieces.append(run_decoder(model, batch)[0][:, -scored:])
+        order += rows
+    places = torch.tensor(order, device=model.device).argsort()
+    return torch.cat(pieces)[places]
+
+
+@torch.no_grad()
+def check_forward(model: PreTrainedModel) -> None:
+    """Compare the logits of this file with the model's own, padded and batched: for families not in the table.
+
+    Raises:
+        ArchitectureError: if they differ by more than rounding, or cannot be computed.
+    """
+    sequences = [(5, 3, 6, 1, 2, 4), (7, 2, 1)]
+    try:
+        ours = logits_from_hidden(model, scored_hidden(model, sequences, 1))[:, 0]
+        own = [model(input_ids=torch.tensor([s], device=model.device)).logits[0, -1].float() for s in sequences]
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        raise ArchitectureError(f"model type '{model.config.model_type}' cannot be run in parts ({error})") from error
+    expected = torch.stack(own)
+    if not torch.allclose(ours, expected, rtol=0.0, atol=0.05 * float(expected.abs().max())):
+        raise ArchitectureError(
+            f"model type '{model.config.model_type}' computes its logits in a way that unflinch does not know; "
+            "expected decoder layers, a norm and a linear head: give a model of another family"
+        )
+
+
+def length_sorted_batches(sequences: Sequence[Ids], max_tokens: int) -> Iterator[list[int]]:
+    """Yield index lists of similar length, longest first, each batch padded holding at most `max_tokens` tokens.
+
+    Sequences with the most common beginning come apart from the others, so that their prefix can be shared.
+    """
+    beginnings = Counter(tuple(s[:_BEGINNING]) for s in sequences)
+    common = max(beginnings, key=lambda b: (beginnings[b], b), default=())
+    groups: tuple[list[int], list[int]] = ([], [])
+    for index, sequence in enumerate(sequences):
+        groups[tuple(sequence[:_BEGINNING]) != common].append(index)
+    for group in groups:
+        yield from _batches_of(group, [len(s) for s in sequences], max_tokens)
+
+
+def _batches_of(indices: Sequence[int], lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
+    batch: list[int] = []
+    for index in sorted(indices, key=lambda i: (-lengths[i], i)):
+        if batch and lengths[batch[0]] * (len(batch) + 1) > max_tokens:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch

@@ -1,0 +1,93 @@
+"""A GGUF file as a folder of safetensors, dequantised once and kept in the user's cache."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+from gguf import GGUFReader
+from platformdirs import user_cache_path
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+from unflinch.errors import ModelError
+
+_CHUNK = 1 << 22
+
+
+def cache_folder() -> Path:
+    """Return where dequantised models are kept: `UNFLINCH_CACHE`, else the platform's user cache folder."""
+    override = os.environ.get("UNFLINCH_CACHE")
+    return Path(override) if override else user_cache_path("unflinch")
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def check_gguf(path: Path) -> None:
+    """Raise `ModelError` if the file is not a complete GGUF file."""
+    try:
+        reader = GGUFReader(path)
+        end = max((t.data_offset + t.n_bytes for t in reader.tensors), default=0)
+    except Exception as error:  # the reader raises whatever a damaged header leads to
+        raise ModelError(
+            f"{path} cannot be read as a GGUF file ({error}); expected a complete GGUF model: fetch the file again"
+        ) from error
+    if not reader.tensors or end > path.stat().st_size:
+        raise ModelError(
+            f"{path} is truncated: its header announces {end:,} bytes, the file has {path.stat().st_size:,}; "
+            "fetch the file again"
+        )
+
+
+def dequantised(path: Path, sha256: str | None = None) -> Path:
+    """Return the cached safetensors folder of a GGUF file, making it on first use.
+
+    Args:
+        path: the GGUF file.
+        sha256: its hash where already known.
+
+    Raises:
+        ModelError: if the file is damaged, or of a kind that cannot be dequantised.
+    """
+    check_gguf(path)
+    folder = cache_folder() / "gguf" / (sha256 or file_sha256(path))[:32]
+    if not folder.exists():
+        _convert(path, folder)
+    return folder
+
+
+def _convert(path: Path, folder: Path) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix="unfinished-", dir=folder.parent))
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            path.parent,
+            gguf_file=path.name,
+            dtype=torch.bfloat16,
+            quantization_config=GgufConfig(dequantize=True),
+        )
+        model.save_pretrained(unfinished)
+        AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(unfinished)
+        unfinished.rename(folder)
+    except (ValueError, KeyError, NotImplementedError) as error:
+        raise ModelError(
+            f"{path} holds a model that cannot be dequantised ({error}); "
+            "expected an architecture that transformers reads from GGUF: give the safetensors folder instead"
+        ) from error
+    except OSError as error:
+        raise ModelError(
+            f"cannot keep the dequantised {path.name} in {folder.parent} ({error}); "
+            "free some disk space or set UNFLINCH_CACHE to another folder"
+        ) from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)

@@ -1,0 +1,117 @@
+"""Temporary looks into and changes of a model's residual stream; the model leaves as it came."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+from transformers import PreTrainedModel
+
+from unflinch.models.architecture import Architecture, decoder_layers
+
+Record = Callable[[str, Tensor], None]
+
+
+@contextmanager
+def recorded_layer_outputs(model: PreTrainedModel, architecture: Architecture) -> Iterator[list[Tensor]]:
+    """Collect the residual stream `(rows, tokens, width)` behind every decoder layer of the calls made inside."""
+    outputs: list[Tensor] = []
+
+    def hook(_module: nn.Module, _args: Any, output: Any) -> None:
+        outputs.append(output[0] if isinstance(output, tuple) else output)
+
+    with _hooks([layer.register_forward_hook(hook) for layer in decoder_layers(model, architecture)]):
+        yield outputs
+
+
+@contextmanager
+def recorded_inputs(modules: Mapping[str, nn.Module], record: Record) -> Iterator[None]:
+    """Call `record(name, input)` with the input `(rows, tokens, features)` of each named module."""
+
+    def hook_for(name: str) -> Callable[[nn.Module, Any], None]:
+        return lambda _module, args: record(name, args[0])
+
+    with _hooks([m.register_forward_pre_hook(hook_for(name)) for name, m in modules.items()]):
+        yield
+
+
+@contextmanager
+def ablated_direction(
+    model: PreTrainedModel, architecture: Architecture, direction: Float[Tensor, " width"], strength: float = 1.0
+) -> Iterator[None]:
+    """Remove `strength` times the component along a direction from everything written to the residual stream.
+
+    Equals projecting the direction out of the embedding and of every residual writer's output (directional ablation);
+    where a family has a norm behind a writer, out of that norm's output.
+    """
+    unit = direction / direction.norm()
+
+    def hook(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
+        r = unit.to(output)
+        removed: Tensor = strength * (output @ r).unsqueeze(-1) * r
+        return output - removed
+
+    modules = [model.get_input_embeddings()]
+    for layer in decoder_layers(model, architecture):
+        modules += [layer.get_submodule(name) for name in architecture.residual_norms or architecture.writers]
+    with _hooks([module.register_forward_hook(hook) for module in modules]):
+        yield
+
+
+@contextmanager
+def _hooks(handles: list[RemovableHandle]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@dataclass
+class CapturedModule:
+    """Input of a linear module and gradient at its output, `(rows, tokens, features)`."""
+
+    inputs: Tensor
+    gradient: Tensor
+
+
+@contextmanager
+def captured_gradients(
+    model: PreTrainedModel, architecture: Architecture, modules: Sequence[str], shape: Sequence[int]
+) -> Iterator[dict[str, CapturedModule]]:
+    """Collect inputs and output gradients of the named modules for calls whose tokens have `shape` (rows, tokens).
+
+    The graph starts at the first layer that holds one of the modules: nothing below is differentiated.
+    """
+    captured: dict[str, CapturedModule] = {}
+    layers = decoder_layers(model, architecture)
+    prefix = f"{architecture.layers}."
+    first = layers[min(int(name.removeprefix(prefix).split(".")[0]) for name in modules)]
+
+    def start(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], Any]:
+        if args:
+            return (args[0].detach().requires_grad_(), *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": kwargs["hidden_states"].detach().requires_grad_()}
+
+    def hook_for(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+        def hook(_module: nn.Module, args: Any, output: Tensor) -> None:
+            if tuple(output.shape[:2]) != tuple(shape):
+                return
+            x = args[0].detach()
+
+            def keep(gradient: Tensor) -> None:
+                captured[name] = CapturedModule(x, gradient.detach())
+
+            output.register_hook(keep)
+
+        return hook
+
+    handles = [first.register_forward_pre_hook(start, with_kwargs=True)]
+    handles += [model.get_submodule(name).register_forward_hook(hook_for(name)) for name in modules]
+    with _hooks(handles):
+        yield captured

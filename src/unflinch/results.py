@@ -1,0 +1,218 @@
+"""Numbers that a run produces: frozen, free of torch, written to JSON as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Label = Literal["answers", "partly", "evades", "refuses", "degenerate"]
+"""What an answer does. `partly`, `evades` and `degenerate` are the doubtful cases: they count as refused for
+targets and as answered for keeps, so that each side is judged conservatively."""
+
+PromptKind = Literal["target", "keep", "guard", "ordinary"]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a judge says of one answer."""
+
+    label: Label
+    score: float
+    """Probability or confidence in [0, 1] that the answer is a refusal (full or partial)."""
+
+    @property
+    def refused_as_target(self) -> bool:
+        """Whether a target with this answer counts as still refused: everything but a plain answer does."""
+        return self.label != "answers"
+
+    @property
+    def refused_as_keep(self) -> bool:
+        """Whether a keep with this answer counts as still refused: only a plain refusal does."""
+        return self.label == "refuses"
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A two-sided confidence interval."""
+
+    low: float
+    high: float
+    level: float = 0.95
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A proportion `count / n` with its Wilson interval; `value` is NaN-free: 0 when n is 0."""
+
+    count: int
+    n: int
+    interval: Interval
+
+    @property
+    def value(self) -> float:
+        """The proportion, 0.0 where nothing was counted."""
+        return self.count / self.n if self.n else 0.0
+
+
+@dataclass(frozen=True)
+class KLDistribution:
+    """The distribution over prompts of KL(base || patched) in nats; for sequences, of the mean per token."""
+
+    n: int
+    mean: float
+    mean_interval: Interval
+    median: float
+    p95: float
+    p99: float
+    max: float
+    cvar95: float
+    """Mean of the worst 5 % of the prompts."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One test prompt before and after the patch.
+
+    Answers to keep and guard prompts are never stored: their texts stay empty, only the labels are kept.
+    """
+
+    kind: PromptKind
+    text: str
+    category: str
+    language: str
+    before: Label
+    after: Label
+    before_text: str = ""
+    after_text: str = ""
+
+
+@dataclass(frozen=True)
+class GroupRate:
+    """Refusal of one group of prompts (a category or a language) before and after."""
+
+    group: str
+    before: Rate
+    after: Rate
+
+
+@dataclass(frozen=True)
+class LayerSeparation:
+    """Held-out separation of one subspace method at one layer."""
+
+    method: str
+    layer: int
+    auroc: float
+    """Area under the ROC curve, targets against keeps, on `select` prompts."""
+    rank: int = 1
+
+
+@dataclass(frozen=True)
+class PromptKL:
+    """KL of one ordinary prompt, with both answers, for the list of the worst."""
+
+    text: str
+    category: str
+    language: str
+    first_token: float
+    sequence_mean: float
+    before_text: str = ""
+    after_text: str = ""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """One line of the verdict: a measured figure against its limit."""
+
+    name: str
+    measured: float
+    limit: float
+    interval: Interval | None
+    n: int
+    passed: bool
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Pass or fail, with every limit that led to it."""
+
+    limits: tuple[Limit, ...]
+
+    @property
+    def passed(self) -> bool:
+        """True when every limit holds."""
+        return all(limit.passed for limit in self.limits)
+
+    @property
+    def failures(self) -> Sequence[Limit]:
+        """The limits that do not hold."""
+        return [limit for limit in self.limits if not limit.passed]
+
+
+@dataclass(frozen=True)
+class RefusalCounts:
+    """Refusals on the test prompts of one kind that the base model refuses: all `n` are refused before."""
+
+    n: int
+    refused_before: int
+    refused_after: int
+    after_interval: Interval
+    """Wilson interval of `refused_after / n`."""
+
+    @property
+    def lost(self) -> int:
+        """How many are no longer refused: the aim for targets, the damage for keeps and guards."""
+        return self.refused_before - self.refused_after
+
+
+@dataclass(frozen=True)
+class KLReport:
+    """KL(base || patched) on the answered ordinary test prompts."""
+
+    first_token: KLDistribution
+    sequence: KLDistribution
+    top1_flip_rate: Rate
+    """Scored positions at which the most likely token changed."""
+    noise_floor: float
+    """Mean KL of the base model against itself at another batch size: what rounding alone costs."""
+    first_token_values: tuple[float, ...]
+    sequence_values: tuple[float, ...]
+    worst: tuple[PromptKL, ...]
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """Directional ablation measured in the same run on the same prompts."""
+
+    targets_refused: int
+    keep_lost: int
+    guard_lost: int
+    kl_first_token_mean: float
+    kl_sequence_mean: float
+
+
+@dataclass(frozen=True)
+class PatchSummary:
+    """Size and place of the patch."""
+
+    parameters: int
+    share_of_weights: float
+    rank: int
+    modules: int
+    strength: float
+
+
+@dataclass(frozen=True)
+class ValidationResults:
+    """Everything that `validate` measures on test prompts."""
+
+    targets: RefusalCounts
+    keep: RefusalCounts
+    guard: RefusalCounts
+    groups: dict[str, tuple[GroupRate, ...]]
+    """Grouped rates: keys `targets_by_category`, `targets_by_language`, `keep_by_category`, `guard_by_category`."""
+    kl: KLReport
+    directional_ablation: Yardstick
+    outcomes: tuple[Outcome, ...]
+    verdict: Verdict

@@ -1,0 +1,164 @@
+"""What of an answer the rule judge reads: visible text, clauses, and whether it is language at all.
+
+Every function takes time linear in the length of the text.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import Final
+
+MAX_CHARACTERS: Final = 12_000
+"""Longer answers are read at both ends, this many characters in all."""
+
+MAX_CLAUSE: Final = 400
+"""Longer clauses are cut, so that no pattern meets more text than this."""
+
+CODE: Final = "⟦code⟧"
+"""Stands where a block of code stood."""
+
+_THOUGHT_OPEN: Final = re.compile(r"<(?:think|thinking|thought|reasoning)>", re.IGNORECASE)
+_THOUGHT_CLOSE: Final = re.compile(r"</(?:think|thinking|thought|reasoning)>", re.IGNORECASE)
+_SPECIAL_TOKEN: Final = re.compile(r"<\|[^<>|\n]{1,40}\|>|</?s>")
+_SAME_CHARACTER: Final = str.maketrans(
+    {
+        **dict.fromkeys("’‘ʼ`´ʹ＇", "'"),
+        **dict.fromkeys("‐‑‒–—―−", "-"),
+        **dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff\u00ad", None),
+        "。": ". ",
+        "、": ",",
+        "¿": " ",
+        "¡": " ",
+        "ё": "е",
+    }
+)
+_SPACES: Final = re.compile(r"[ \t\r\f\v\u00a0]+")
+_MARKUP: Final = re.compile(r"[_#>]+|\*+(?!\s)|(?<=\S)\*+")
+_CODE_BLOCK: Final = "```"
+_QUOTE: Final = re.compile(
+    r"(?:(?<=[\s(:,\-\[])|^)[\"“„«「『]([^\"“”„«»「」『』\n]{1,300})(?:[\"“”»」』]|$)"
+)
+_SENTENCE_END: Final = re.compile(r"(?<=[.!?…])[\s\"')»”]+|(?<=[!?])|\n+|;\s")
+_CONTRAST: Final = re.compile(
+    r"(?:,\s*|;\s*|\s-\s|\s|^)(?:but|however|nevertheless|nonetheless|that said|that being said|"
+    r"но|однако|тем не менее|pero|sin embargo|no obstante|aber|jedoch|allerdings|mais|cependant|toutefois|"
+    r"néanmoins)\b,?\s*|(?:,\s*)?(?:但是|但|不过|然而)(?:,\s*)?"
+)
+_WORD: Final = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
+_HAN: Final = re.compile(r"[\u4e00-\u9fff]")
+_LATIN: Final = re.compile(r"[a-zà-öø-ÿœß]")
+_CYRILLIC: Final = re.compile(r"[\u0430-\u045f]")
+_VOWEL: Final = re.compile(r"[aeiouyà-æè-ïò-öø-ÿœ]")
+
+
+def visible(answer: str) -> str:
+    """The part of an answer that a reader sees: without thoughts (closed or not) and special tokens."""
+    kept: list[str] = []
+    first_close = _THOUGHT_CLOSE.search(answer)
+    first_open = _THOUGHT_OPEN.search(answer)
+    position = 0
+    if first_close and (first_open is None or first_close.start() < first_open.start()):
+        position = first_close.end()  # some chat templates write the opening tag into the prompt
+    while (opened := _THOUGHT_OPEN.search(answer, position)) is not None:
+        kept.append(answer[position : opened.start()])
+        closed = _THOUGHT_CLOSE.search(answer, opened.end())
+        if closed is None:
+            return _SPECIAL_TOKEN.sub(" ", " ".join(kept)).strip()
+        position = closed.end()
+    kept.append(answer[position:])
+    return _SPECIAL_TOKEN.sub(" ", " ".join(kept)).strip()
+
+
+def normalised(text: str) -> str:
+    """Plain text without emphasis, code and quotations, unless the whole text is code or a quotation."""
+    cut = text
+    if len(text) > MAX_CHARACTERS:
+        cut = text[: MAX_CHARACTERS // 2] + "\n" + text[-MAX_CHARACTERS // 2 :]
+    bare = _SPACES.sub(" ", _MARKUP.sub(" ", plain(_without_code(cut))))
+    lines = "\n".join(line.strip() for line in bare.split("\n") if not line.isspace())
+    unquoted = _QUOTE.sub(" · ", lines).strip()
+    return unquoted if words(unquoted) >= 2 else _QUOTE.sub(r"\1", lines).strip()
+
+
+def plain(text: str) -> str:
+    """Lower case, with one kind of apostrophe and dash and half-width punctuation."""
+    unified = unicodedata.normalize("NFKC", text.translate(_SAME_CHARACTER))
+    return unified.lower().translate(_SAME_CHARACTER)
+
+
+def _without_code(text: str) -> str:
+    parts = text.split(_CODE_BLOCK)
+    outside = f" {CODE}\n".join(parts[::2])
+    return outside if words(outside.replace(CODE, "")) >= 2 else "\n".join(parts)
+
+
+def clauses(text: str) -> list[str]:
+    """Normalised text cut at sentence ends, line ends and words of contrast ("but", "однако", "但")."""
+    found: list[str] = []
+    for sentence in _SENTENCE_END.split(text):
+        for clause in _contrasted(sentence):
+            found += [clause[at : at + MAX_CLAUSE].strip(" ,:-") for at in range(0, len(clause), MAX_CLAUSE)]
+    return [clause for clause in found if clause]
+
+
+def words(text: str) -> int:
+    """How many words; two Chinese characters count as one."""
+    characters = len(_HAN.findall(text))
+    return len(_WORD.findall(_HAN.sub(" ", text))) + (characters + 1) // 2
+
+
+def is_degenerate(text: str) -> bool:
+    """Whether a visible answer is empty, a loop or no language."""
+    stripped = text.strip()
+    if not any(character.isalnum() for character in stripped):
+        return True
+    head = stripped[:MAX_CHARACTERS]
+    return _loops(head) or _is_gibberish(head)
+
+
+def _loops(text: str) -> bool:
+    """Whether the end repeats a short piece many times, or hardly any four words in a row are new."""
+    tail = text[-240:].lower()
+    for period in range(1, 41):
+        if len(tail) >= max(48, 6 * period) and tail[period:] == tail[:-period]:
+            return any(character.isalpha() for character in tail) or period < 4
+    sequence = _WORD.findall(text.lower())
+    if len(sequence) < 48:
+        return False
+    four = [tuple(sequence[at : at + 4]) for at in range(len(sequence) - 3)]
+    return len(set(four)) < 0.25 * len(four)
+
+
+def _is_gibberish(text: str) -> bool:
+    """Whether characters are broken, alphabets mix inside words, or words have no vowels."""
+    if text.count("\ufffd") > 0.05 * len(text) + 1:
+        return True
+    found = [word.lower() for word in _WORD.findall(text) if len(word) > 1]
+    if len(found) < 5:
+        return False
+    mixed = sum(1 for word in found if _alphabets(word) > 1)
+    latin = [word for word in found if len(word) > 4 and _LATIN.fullmatch(word[0])]
+    mute = sum(1 for word in latin if not _VOWEL.search(word))
+    return mixed > 0.3 * len(found) or (len(latin) > 4 and mute > 0.3 * len(latin))
+
+
+def _alphabets(word: str) -> int:
+    return sum(1 for alphabet in (_LATIN, _CYRILLIC, _HAN) if alphabet.search(word))
+
+
+def after_contrast(clause: str) -> str:
+    """What follows the first word of contrast in a clause, "" where there is none."""
+    found = _CONTRAST.search(clause)
+    return clause[found.end() :] if found else ""
+
+
+def _contrasted(sentence: str) -> list[str]:
+    """A sentence cut at words of contrast, except after a part too short to say something ("Sorry, but")."""
+    parts: list[str] = []
+    start = 0
+    for found in _CONTRAST.finditer(sentence):
+        if words(sentence[start : found.start()]) >= 5:
+            parts.append(sentence[start : found.start()])
+            start = found.end()
+    return [*parts, sentence[start:]]

@@ -1,0 +1,35 @@
+"""What all tests share: no network, two threads, shapes checked at run time, no GPU test without a GPU."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ.setdefault("MPLBACKEND", "Agg")
+for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(name, "2")
+
+import jaxtyping
+
+# Before the first import of unflinch: from here on a wrong shape or type in any of its functions is an error.
+jaxtyping.install_import_hook("unflinch", "beartype.beartype")
+
+import hypothesis
+import pytest
+
+# The same examples on every machine and no time limit for one: a red run can be repeated, a slow computer is not a bug.
+hypothesis.settings.register_profile("unflinch", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("unflinch")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip tests marked `gpu` where torch sees none; torch is not loaded if no test asks."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if not marked:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="torch sees no GPU"))

@@ -1,0 +1,54 @@
+"""A prompt is laid out by the model's own template, up to where the answer begins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+from tiny_models import CHATML, SYSTEM, tiny_tokenizer
+
+from unflinch.data.prompts import Prompt
+from unflinch.errors import ModelError
+from unflinch.models.chat import check_chat_template, encode, encode_all
+
+
+@dataclass(frozen=True)
+class Talk:
+    """Messages as they are."""
+
+    messages: tuple[tuple[str, str], ...]
+
+    def conversation(self) -> list[dict[str, str]]:
+        return [{"role": role, "content": content} for role, content in self.messages]
+
+
+def test_the_ids_say_the_conversation_and_end_where_the_answer_begins() -> None:
+    tokenizer = tiny_tokenizer()
+    ids = encode(tokenizer, Talk((("user", "Hi there"), ("assistant", "Hello"), ("user", "Why?"))))
+    assert tokenizer.decode(ids) == (
+        f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\nHi there<|im_end|>\n"
+        "<|im_start|>assistant\nHello<|im_end|>\n<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert all(isinstance(i, int) for i in ids)
+
+
+def test_a_prompt_of_the_data_package_can_be_encoded() -> None:
+    tokenizer = tiny_tokenizer()
+    prompts = [Prompt("Hi there"), Prompt("Why?")]
+    asked = [Talk((("user", "Hi there"),)), Talk((("user", "Why?"),))]
+    assert encode_all(tokenizer, prompts) == [encode(tokenizer, talk) for talk in asked]
+
+
+@pytest.mark.parametrize("template", [None, ""])
+def test_a_tokenizer_without_a_chat_template_is_refused(template: str | None) -> None:
+    with pytest.raises(ModelError, match=r"some/model has no chat template.*-Instruct"):
+        check_chat_template(tiny_tokenizer(template), "some/model")
+    check_chat_template(tiny_tokenizer(CHATML), "some/model")
+
+
+def test_a_conversation_that_the_template_refuses_is_a_model_error() -> None:
+    refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + CHATML
+    tokenizer = tiny_tokenizer(refusing)
+    encode(tokenizer, Talk((("user", "Hi"),)))
+    with pytest.raises(ModelError, match="does not take .*no system role"):
+        encode(tokenizer, Talk((("system", "Be kind."), ("user", "Hi"))))

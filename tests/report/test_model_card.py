@@ -1,0 +1,95 @@
+"""The model card of a patch."""
+
+from __future__ import annotations
+
+import ast
+import re
+from typing import Any
+
+import pytest
+from huggingface_hub import ModelCard
+
+from unflinch.errors import RunFolderError
+from unflinch.report.model_card import model_card
+
+
+def front_matter(card: str) -> dict[str, Any]:
+    """What the Hub reads, as its own library reads it."""
+    return dict(vars(ModelCard(card).data))
+
+
+def code_blocks(card: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+
+
+def table_rows(card: str) -> list[str]:
+    return [
+        line for line in card.splitlines() if line.startswith("| ") and re.search(r"\| (pass|\*\*fail\*\*) \|$", line)
+    ]
+
+
+def test_the_hub_reads_the_front_matter(results: dict[str, Any]) -> None:
+    data = front_matter(model_card(results))
+    assert data["base_model"] == "Qwen/Qwen2.5-Coder-0.5B-Instruct"
+    assert data["base_model_relation"] == "adapter"
+    assert data["library_name"] == "peft"
+    assert "unflinch" in data["tags"]
+
+
+@pytest.mark.parametrize("path", ["/home/anna/models/my-model", "./models/my-model/", "C:\\Users\\anna\\my-model"])
+def test_a_local_path_is_not_told_to_strangers(results: dict[str, Any], path: str) -> None:
+    results["model"]["id"] = path
+    card = model_card(results)
+    assert "my-model" in card
+    assert "anna" not in card
+    assert "./models" not in card
+    assert front_matter(card)["base_model"] is None
+
+
+def test_the_code_is_python_and_loads_the_named_model(results: dict[str, Any]) -> None:
+    loading, switching_off = code_blocks(model_card(results))
+    assert ast.parse(loading)
+    assert ast.parse(switching_off)
+    assert 'base = "Qwen/Qwen2.5-Coder-0.5B-Instruct"' in loading
+    assert 'revision="ea3f2471cf1b"' in loading
+    assert "unflinch" not in loading
+
+
+def test_every_limit_has_its_row(results: dict[str, Any]) -> None:
+    card = model_card(results)
+    assert len(table_rows(card)) == len(results["verdict"]["limits"])
+    assert "**Passed.**" in card
+    assert "Of 180 harmless test questions that the base model refuses, 7 are still refused" in card
+
+
+def test_a_name_with_a_pipe_or_a_line_break_stays_in_its_row(results: dict[str, Any]) -> None:
+    results["verdict"]["limits"][0]["name"] = "a | b\n| c <b>"
+    card = model_card(results)
+    assert len(table_rows(card)) == len(results["verdict"]["limits"])
+    assert "A \\| b \\| c \\<b>" in card
+
+
+def test_a_failed_patch_says_not_to_use_it(failed_results: dict[str, Any]) -> None:
+    card = model_card(failed_results)
+    assert "**Not passed: do not use this patch.**" in card
+    assert "**Passed.**" not in card
+    assert sum("**fail**" in row for row in table_rows(card)) == 1
+
+
+def test_the_limits_of_the_figures_are_stated(results: dict[str, Any]) -> None:
+    card = model_card(results).replace("\N{NO-BREAK SPACE}", " ")
+    assert "0 lost of 140 does not mean never: the rate is below 2.1 % at 95 % confidence" in card
+    assert "not a security boundary" in card
+    assert "cut after 48 tokens" in card
+
+
+def test_no_prompt_and_no_answer_is_in_the_card(results: dict[str, Any]) -> None:
+    card = model_card(results)
+    assert not [outcome for outcome in results["outcomes"] if outcome["text"] and outcome["text"] in card]
+    assert not [outcome for outcome in results["outcomes"] if outcome["after_text"] and outcome["after_text"] in card]
+
+
+def test_incomplete_results_are_refused(results: dict[str, Any]) -> None:
+    del results["verdict"]
+    with pytest.raises(RunFolderError, match="verdict"):
+        model_card(results)
