@@ -9,11 +9,13 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("MPLBACKEND", "Agg")
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(name, "2")
+# Threads that spin while they wait make tiny matrices a hundred times slower where the cores are taken.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import jaxtyping
 
 # Before the first import of unflinch: from here on a wrong shape or type in any of its functions is an error.
-jaxtyping.install_import_hook("unflinch", "beartype.beartype")
+jaxtyping.install_import_hook("unflinch", "typechecks.check")
 
 import hypothesis
 import pytest

@@ -126,7 +126,10 @@ def _trained() -> Tokenizer:
 def tiny_tokenizer(chat_template: str | None = CHATML) -> PreTrainedTokenizerFast:
     """Return a byte-level BPE tokenizer, ChatML by default."""
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=_trained(), eos_token="<|im_end|>", pad_token="<|endoftext|>", clean_up_tokenization_spaces=False
+        tokenizer_object=_trained(),
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        clean_up_tokenization_spaces=False,
     )
     tokenizer.chat_template = chat_template
     return tokenizer
@@ -142,7 +145,7 @@ def tiny_config(family: str, **changes: Any) -> PreTrainedConfig:
 
 def tiny_model(family: str, seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any) -> PreTrainedModel:
     """Return a frozen random model; its weights are large enough that every part of it moves the logits."""
-    model = AutoModelForCausalLM.from_config(tiny_config(family, **changes), dtype=torch.float32)
+    model = AutoModelForCausalLM.from_config(tiny_config(family, **changes), dtype=dtype)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -152,7 +155,7 @@ def tiny_model(family: str, seed: int = 0, dtype: torch.dtype = torch.float32, *
             else:
                 parameter.add_(noise * 0.25)
     model.generation_config.max_length = None
-    return model.to(dtype).eval().requires_grad_(False)
+    return model.eval().requires_grad_(False)
 
 
 def save_model(model: PreTrainedModel, folder: Path, chat_template: str | None = CHATML) -> Path:

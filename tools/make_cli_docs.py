@@ -52,7 +52,11 @@ def section(name: str, command: Any, last: str = "") -> str:
     text = f"## `{name}`\n\n```\n{usage}\n```\n\n{command.help.strip()}\n"
     rows = [(f"`{argument.metavar}`", argument.help) for argument in arguments]
     rows += [(f"`{' '.join(filter(None, [option.opts[0], option.metavar]))}`", described(option)) for option in options]
-    return text + "\n| | |\n|---|---|\n" + "".join(f"| {left} | {right.replace('|', '&#124;')} |\n" for left, right in rows)
+    return (
+        text
+        + "\n| | |\n|---|---|\n"
+        + "".join(f"| {left} | {right.replace('|', '&#124;')} |\n" for left, right in rows)
+    )
 
 
 def described(option: Any) -> str:

@@ -102,3 +102,16 @@ _SECTIONS: dict[str, Any] = {
     "fit": FitOptions,
     "validate": ValidateOptions,
 }
+
+DEMO_SETTINGS: dict[str, dict[str, Any]] = {
+    "model": {"model": "demo"},
+    "prompts": {
+        "max_targets": 420,
+        "max_keep": 320,
+        "max_ordinary_fit": 96,
+        "max_ordinary_select": 48,
+        "max_ordinary_test": 120,
+    },
+    "validate": {"kl_tokens": 24, "answer_tokens": 24},
+}
+"""The demo: the bundled prompts, limited so that a laptop CPU needs minutes; every other option at its default."""

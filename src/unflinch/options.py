@@ -99,28 +99,45 @@ class FitOptions:
     """Rank of the update of every module."""
     answer_tokens: int = 6
     """Tokens of each answer on which the patch is fitted."""
-    constrained_steps: int = 24
-    """Steps of the KL-constrained optimisation."""
-    fine_tune_steps: int = 16
+    rounds: int = 2
+    """Linearisations of the closed form, each at the patch of the one before."""
+    goal: float = -4.0
+    """Refusal score (log-odds) that targets are brought down to."""
+    largest_drop: float = 8.0
+    """Most that one linearisation asks of a target: farther out it no longer holds."""
+    keep_margin: float = 0.5
+    """How far the score of a right refusal must stay above the base model's."""
+    guard_margin: float = 1.5
+    """The same for guard prompts."""
+    input_shrinkage: float = 0.05
+    """Of the second moment of module inputs towards the scaled identity."""
+    output_shrinkage: float = 0.1
+    """Of the Fisher matrix of module outputs towards the scaled identity."""
+    constrained_steps: int = 16
+    """Steps of the KL-constrained refinement."""
+    fine_tune_steps: int = 8
     """Steps on the model's own answers."""
-    batch_size: int = 8
+    batch_size: int = 12
     """Targets a step; keeps and ordinary prompts come in proportion."""
-    learning_rate: float = 2e-3
-    """Of Adam on the low-rank factors."""
+    learning_rate: float = 0.02
+    """Of Adam in whitened coordinates, relative to the size of the factors."""
     kl_budget: float = 0.02
-    """Most mean KL(base || patched) per token on ordinary `fit` prompts, in nats."""
+    """Most mean first-token KL(base || patched) on answered ordinary `select` prompts, in nats."""
     keep_budget: float = 0.05
-    """Most mean KL along the base's own refusal on keep and guard `fit` prompts, in nats a refusal."""
+    """Largest share of right refusals on `select` prompts that the chosen strength may lose."""
     seed: int = 0
-    """Of the start and the order of prompts."""
+    """Of sampled labels and the order of prompts."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        for name in ("rank", "answer_tokens", "constrained_steps", "batch_size"):
+        for name in ("rank", "answer_tokens", "rounds", "batch_size"):
             _at_least(f"fit.{name}", getattr(self, name), 1)
-        for name in ("learning_rate", "kl_budget", "keep_budget"):
+        for name in ("constrained_steps", "fine_tune_steps", "keep_margin", "guard_margin"):
+            _at_least(f"fit.{name}", getattr(self, name), 0)
+        for name in ("learning_rate", "kl_budget", "input_shrinkage", "output_shrinkage", "largest_drop"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"option fit.{name} is {getattr(self, name)}; expected more than 0")
+        _share("fit.keep_budget", self.keep_budget)
 
 
 @dataclass(frozen=True)

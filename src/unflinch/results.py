@@ -216,3 +216,15 @@ class ValidationResults:
     directional_ablation: Yardstick
     outcomes: tuple[Outcome, ...]
     verdict: Verdict
+
+
+@dataclass(frozen=True)
+class FitStage:
+    """The patch after one stage of fitting, measured on `select` prompts by how their answers begin."""
+
+    name: str
+    targets_refused_share: float
+    keep_lost_share: float
+    guard_lost_share: float
+    kl_first_token_mean: float
+    note: str = ""

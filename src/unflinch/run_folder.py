@@ -59,7 +59,7 @@ class RunFolder:
         """
         if not self.done(step):
             raise RunFolderError(f"{self.path} has no finished step '{step}'; run it first, or use --resume")
-        return read_json(self.step_file(step))
+        return dict(read_json(self.step_file(step)))
 
     def write_step(self, step: str, data: object, seconds: float) -> None:
         """Write a step's result with the seconds it took; from here on the step is done."""
@@ -160,7 +160,9 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise RunFolderError(f"{path} cannot be read ({error}); it is missing or damaged: run the step again") from error
+        raise RunFolderError(
+            f"{path} cannot be read ({error}); it is missing or damaged: run the step again"
+        ) from error
 
 
 def disk_error(path: Path, error: OSError) -> RunFolderError:

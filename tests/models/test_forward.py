@@ -47,8 +47,10 @@ def prefix_lengths(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
-@pytest.mark.parametrize("family", [*KNOWN, *READ_OFF])
-@pytest.mark.parametrize("batch_tokens", [1, 40, 4096])
+@pytest.mark.parametrize(
+    ("family", "batch_tokens"),
+    [*((family, 40) for family in (*KNOWN, *READ_OFF)), ("qwen2", 1), ("gemma2", 1), ("qwen2", 4096), ("gemma2", 4096)],
+)
 def test_logits_in_parts_equal_the_models_own_in_the_order_given(family: str, batch_tokens: int) -> None:
     model = tiny_model(family)
     sequences = random_ids((5, 23, 3, 12, 9))
@@ -138,8 +140,27 @@ def test_a_padding_id_outside_the_vocabulary_does_no_harm() -> None:
 
 
 def test_a_sequence_shorter_than_what_is_scored_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least 4 tokens"):
+    with pytest.raises(ValueError, match="as many tokens as are scored, up to 4"):
         scored_hidden(tiny_model("llama"), random_ids((8, 3)), 4)
+    with pytest.raises(ValueError, match="as many tokens as are scored, up to 4"):
+        scored_hidden(tiny_model("llama"), random_ids((8, 3)), 4, lengths=(4, 4))
+
+
+@pytest.mark.parametrize("family", ["qwen2", "gemma2"])
+@pytest.mark.parametrize("start", [(), START], ids=["without a common start", "with a common start"])
+@pytest.mark.parametrize("batch_tokens", [1, 4096])
+def test_positions_that_count_are_right_where_answers_differ_in_length(
+    family: str, start: tuple[int, ...], batch_tokens: int
+) -> None:
+    model = tiny_model(family)
+    sequences = random_ids((3 + len(start), 16 + len(start), 9 + len(start)), start)
+    lengths = (2, 9, 5)
+    with torch.no_grad():
+        hidden = scored_hidden(model, sequences, 9, lengths=lengths, batch_tokens=batch_tokens)
+        assert hidden.shape[:2] == (3, 9)
+        for row, ids, length in zip(hidden, sequences, lengths, strict=True):
+            logits = logits_from_hidden(model, row[-length:])
+            torch.testing.assert_close(logits, own_logits(model, ids)[-length:], **TOLERANCE)
 
 
 def test_tuples_and_lists_of_ids_may_be_mixed() -> None:
@@ -194,10 +215,15 @@ def test_sequences_that_begin_alike_come_in_batches_of_their_own() -> None:
 @pytest.mark.parametrize("family", [*KNOWN, *READ_OFF])
 def test_the_check_of_unknown_families_passes_where_the_logits_agree(family: str) -> None:
     check_forward(tiny_model(family))
-    check_forward(tiny_model(family, dtype=torch.bfloat16))
 
 
-def test_the_check_of_unknown_families_refuses_logits_that_are_scaled_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_check_of_unknown_families_allows_for_the_rounding_of_bfloat16() -> None:
+    check_forward(tiny_model("gpt_neox", dtype=torch.bfloat16))
+
+
+def test_the_check_of_unknown_families_refuses_logits_that_are_scaled_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     model = tiny_model("cohere")
     original = model.forward
 

@@ -10,11 +10,11 @@ from transformers import PreTrainedModel
 from unflinch.models.generate import end_token_ids, generate_greedy
 
 START = (11, 7, 5, 3, 40, 41, 42, 43, 44, 45, 46, 47, 48, 49)
-NEW_TOKENS = 10
+NEW_TOKENS = 6
 
 
 def prompts() -> list[tuple[int, ...]]:
-    return random_ids((20, 17, 31, 18), START) + random_ids((5, 19, 2), seed=1)
+    return random_ids((20, 31, 18), START) + random_ids((5, 19), seed=1)
 
 
 def own_answer(model: PreTrainedModel, ids: tuple[int, ...], new_tokens: int = NEW_TOKENS) -> tuple[int, ...]:
@@ -29,8 +29,9 @@ def own_answer(model: PreTrainedModel, ids: tuple[int, ...], new_tokens: int = N
     return tuple(output[0, len(ids) :].tolist())
 
 
-@pytest.mark.parametrize("family", [*KNOWN, *READ_OFF])
-@pytest.mark.parametrize("batch_tokens", [1, 4096])
+@pytest.mark.parametrize(
+    ("family", "batch_tokens"), [*((family, 4096) for family in (*KNOWN, *READ_OFF)), ("qwen2", 1), ("mistral", 1)]
+)
 def test_answers_equal_those_of_transformers_row_by_row(family: str, batch_tokens: int) -> None:
     model = tiny_model(family)
     model.generation_config.eos_token_id = None
@@ -47,10 +48,10 @@ def test_an_answer_ends_before_any_of_the_end_tokens(family: str) -> None:
     model.generation_config.eos_token_id = None
     free = [own_answer(model, ids) for ids in prompts()]
     # Tokens that some rows come to early, one late, one never: rows leave the batch at different steps.
-    model.generation_config.eos_token_id = [free[0][0], free[1][3]]
+    model.generation_config.eos_token_id = [free[0][0], free[1][2]]
     tokenizer = tiny_tokenizer()
-    tokenizer.eos_token_id = free[4][6]
-    ends = {free[0][0], free[1][3], free[4][6]}
+    tokenizer.eos_token_id = free[4][4]
+    ends = {free[0][0], free[1][2], free[4][4]}
     assert end_token_ids(model, tokenizer) == ends
     expected = []
     for answer in free:
@@ -90,8 +91,6 @@ def test_no_prompts_give_no_answers_and_no_new_tokens_empty_ones() -> None:
 
 def test_every_prompt_is_reported_once_as_finished() -> None:
     finished: list[int] = []
-    generate_greedy(
-        tiny_model("llama"), tiny_tokenizer(), prompts(), 2, batch_tokens=40, advance=finished.append
-    )
+    generate_greedy(tiny_model("llama"), tiny_tokenizer(), prompts(), 2, batch_tokens=40, advance=finished.append)
     assert sum(finished) == len(prompts())
     assert len(finished) > 2

@@ -155,7 +155,8 @@ def fisher_metrics(
 def _shrunk_cholesky(moment: Tensor, shrinkage: float) -> Tensor:
     scale = moment.diagonal().mean().clamp(min=torch.finfo(moment.dtype).tiny)
     identity = torch.eye(len(moment), dtype=moment.dtype, device=moment.device)
-    return torch.linalg.cholesky((1 - shrinkage) * moment + shrinkage * scale * identity)
+    factor: Tensor = torch.linalg.cholesky((1 - shrinkage) * moment + shrinkage * scale * identity)
+    return factor
 
 
 def _captured_batches(
@@ -175,5 +176,5 @@ def _captured_batches(
         with captured_gradients(model, architecture, modules, batch.input_ids.shape) as captured:
             hidden, _ = run_decoder(model, batch)
             total, kept = objective(hidden)
-            total.backward()  # type: ignore[no-untyped-call]
+            total.backward()
         yield rows, batch, captured, kept

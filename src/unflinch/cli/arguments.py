@@ -37,7 +37,7 @@ Ordinary = Annotated[
 MaxTargets = Annotated[
     int | None,
     typer.Option(
-        metavar="N", help=f"Most targets in each of fit, select and test. [default: {PromptOptions().max_targets}]"
+        metavar="N", help=f"Most targets in each of fit, select and test. [default: {PromptOptions.max_targets}]"
     ),
 ]
 
@@ -62,7 +62,8 @@ DType = Annotated[
     ),
 ]
 Device = Annotated[
-    str | None, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, cuda:1, mps. [default: auto, the fastest there is]")
+    str | None,
+    typer.Option(metavar="DEVICE", help="auto, cpu, cuda, cuda:1, mps. [default: auto, the fastest there is]"),
 ]
 Revision = Annotated[
     str | None, typer.Option(metavar="REV", help="Branch, tag or commit of a Hub model. [default: main]")
@@ -71,16 +72,19 @@ TrustRemoteCode = Annotated[
     bool | None,
     typer.Option("--trust-remote-code", help="Run code that comes with the model: only if you trust its maker."),
 ]
-Seed = Annotated[int | None, typer.Option(metavar="N", help=f"Of sampling and fitting. [default: {FitOptions().seed}]")]
+Seed = Annotated[int | None, typer.Option(metavar="N", help=f"Of sampling and fitting. [default: {FitOptions.seed}]")]
 KLBudget = Annotated[
     float | None,
     typer.Option(
         metavar="NATS",
-        help=f"Most mean KL per token on ordinary prompts while fitting. [default: {FitOptions().kl_budget}]",
+        help=f"Most mean KL per token on ordinary prompts while fitting. [default: {FitOptions.kl_budget}]",
     ),
 ]
 KeepBest = Annotated[
     bool | None,
-    typer.Option("--keep-best", help="Write a patch that misses a limit, marked as failed. One that fails the guard is never written."),
+    typer.Option(
+        "--keep-best",
+        help="Write a patch that misses a limit, marked as failed. One that fails the guard is never written.",
+    ),
 ]
 Strength = Annotated[float, typer.Option(metavar="X", help="0 is the base model, 1 the patch as it was validated.")]

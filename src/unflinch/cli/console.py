@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -11,13 +10,14 @@ from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from unflinch.report.wording import duration, words
+from unflinch.steps.progress import Progress as ShowProgress
 
-ShowProgress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much there is in all."""
+WIDEST = 100
+"""Columns after which a line of figures is no longer easy to follow."""
 
 out = Console(highlight=False, markup=False, emoji=False)
 err = Console(highlight=False, markup=False, emoji=False, stderr=True)
@@ -39,9 +39,9 @@ def show_json(data: object) -> None:
     print(json.dumps(data, indent=1, ensure_ascii=not utf8))
 
 
-def note(message: str, style: str = "dim") -> None:
-    """Print a remark on stderr."""
-    _line(Text(message, style))
+def note(message: str) -> None:
+    """Print a remark on stderr; its lines are never broken, so that a command in it can be copied."""
+    err.print(Text(message, "dim"), soft_wrap=True)
 
 
 def warning(message: str) -> None:
@@ -58,21 +58,10 @@ def _line(text: Text) -> None:
     err.print(text, soft_wrap=not err.is_terminal)
 
 
-class LogLines(logging.Handler):
-    """Shows what the library logs as lines on stderr, above a progress bar where there is one."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Show one record."""
-        message = record.getMessage()
-        if record.levelno >= logging.WARNING:
-            warning(message)
-        else:
-            note(message)
-
-
 def step_done(step: str, figures: Mapping[str, Any], seconds: float) -> None:
     """Print a finished step on stderr with its headline figures and its time."""
     line = Table.grid(padding=(0, 1), expand=True)
+    line.width = min(err.width, WIDEST)
     line.add_column(width=10)
     line.add_column(ratio=1)
     line.add_column(justify="right", no_wrap=True)
@@ -102,7 +91,7 @@ class _TimeLeft(ProgressColumn):
     max_refresh = 0.5
 
     def render(self, task: Task) -> Text:
-        """Return the time left at the average speed so far, first piece excluded; else the time taken."""
+        """Return the time left at the average speed of this piece of work; while that is unknown, the time taken."""
         started_with = float(task.fields.get("started_with", 0))
         done, elapsed = task.completed - started_with, task.elapsed or 0.0
         if task.total is None or done <= 0:
@@ -119,7 +108,12 @@ def progress() -> Iterator[ShowProgress]:
     if not err.is_terminal:
         yield _lines()
         return
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(20), _Count(), _TimeLeft())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(None, table_column=Column(min_width=6, max_width=20)),
+        _Count(),
+        _TimeLeft(),
+    )
     with Progress(*columns, console=err, transient=True) as bars:
         task = bars.add_task("starting", total=None)
 
@@ -160,11 +154,12 @@ def growing_text() -> Iterator[Callable[[str], None]]:
 
         def grow(text: str) -> None:
             nonlocal shown, latest
-            latest = text.rstrip("\N{REPLACEMENT CHARACTER}")  # the first bytes of a character that is not whole yet
-            if out.is_terminal and len(latest) > len(shown):
+            latest = text
+            whole = text.rstrip("\N{REPLACEMENT CHARACTER}")  # stands for the first bytes of a character
+            if out.is_terminal and len(whole) > len(shown):
                 until_first_word.close()
-                _write(latest[len(shown) :])
-                shown = latest
+                _write(whole[len(shown) :])
+                shown = whole
 
         try:
             yield grow

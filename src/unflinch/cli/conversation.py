@@ -17,7 +17,10 @@ from unflinch.patch.attach import AttachedPatch
 
 Side = Literal["patched", "original"]
 
-COMMANDS = "/patched, /original or /both: who answers; /strength X: 0 is the original, 1 the patch; /reset; /quit"
+COMMANDS = """\
+/patched  /original  /both   say who answers from here on
+/strength X                  0 is the original model, 1 the patch
+/reset  /quit                forget the conversation; leave"""
 
 
 @dataclass
@@ -51,7 +54,7 @@ class Conversation:
         with self.live.disabled() if side == "original" else nullcontext():
             ids = encode(tokenizer, self)
             answers = generate_greedy(model, tokenizer, [ids], self.max_tokens, stop_when=go_on)
-        return str(tokenizer.decode(answers[0], skip_special_tokens=True)).strip()
+        return str(tokenizer.decode(list(answers[0]), skip_special_tokens=True))
 
 
 def talk(conversation: Conversation) -> None:

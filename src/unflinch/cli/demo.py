@@ -12,7 +12,6 @@ from unflinch.cli import arguments as arg
 
 
 def demo(
-    context: typer.Context,
     again: Annotated[bool, typer.Option("--again", help="Run anew, in a new folder: demo-2, demo-3, ...")] = False,
     name: Annotated[str, typer.Option(metavar="NAME", help="Name of the run folder.")] = "demo",
     runs: arg.Runs = Path("runs"),
@@ -27,9 +26,12 @@ def demo(
     A demo that was interrupted goes on where it stopped. It needs no network and no GPU, but its model, which
     `pip install 'unflinch[demo]'` brings. Exit code as for `run`.
     """
+    given = locals()  # every parameter by name
+
     from unflinch.cli import console
     from unflinch.cli.job import carry_out, finished, free_name, new_job
     from unflinch.cli.outcome import end_with
+    from unflinch.config import DEMO_SETTINGS
     from unflinch.run_folder import RESULTS, read_json
 
     name = free_name(runs, name) if again else name
@@ -38,7 +40,8 @@ def demo(
         console.note(f"{folder} is finished, these are its results; to run anew: unflinch demo --again")
         end_with(read_json(folder / RESULTS), folder, json)
 
-    from unflinch.pipeline import run as run_pipeline
+    job = new_job("unflinch demo", {**given, "name": name, "resume": True}, DEMO_SETTINGS)
 
-    job = new_job("demo", {**context.params, "model": "demo", "name": name, "resume": True})
+    from unflinch.pipeline import run as run_pipeline  # only now: a mistake above is told at once
+
     end_with(carry_out(partial(run_pipeline, resume=job.resume), job), job.folder, json)

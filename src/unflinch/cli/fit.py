@@ -5,13 +5,10 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-import typer
-
 from unflinch.cli import arguments as arg
 
 
 def fit(
-    context: typer.Context,
     model: arg.Model = None,
     targets: arg.Targets = None,
     keep: arg.Keep = None,
@@ -34,15 +31,19 @@ def fit(
 
     `validate RUN_FOLDER` measures it, and writes the report and, if it passes, the patch.
     """
+    given = locals()  # every parameter by name
+
     from pydantic import TypeAdapter
 
     from unflinch.cli import console, tables
     from unflinch.cli.job import carry_out, new_job
-    from unflinch.pipeline import run_fit
     from unflinch.report.run_results import FitStage
     from unflinch.run_folder import plain
 
-    job = new_job("fit", context.params)
+    job = new_job("unflinch fit --resume", given)
+
+    from unflinch.pipeline import run_fit  # only now: a mistake above is told at once
+
     found = plain(carry_out(partial(run_fit, resume=job.resume), job))
     if json:
         console.show_json(found)

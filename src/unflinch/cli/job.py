@@ -50,7 +50,7 @@ def config_from(given: Mapping[str, Any], stored: Mapping[str, Any]) -> RunConfi
     """Return the config of a command: what was given, over --config or else `stored`, over the defaults.
 
     Args:
-        given: the command's parameters by name (`typer.Context.params`); None means not given.
+        given: the command's parameters by name; None means not given.
         stored: settings of the run folder that is continued.
 
     Raises:
@@ -64,24 +64,24 @@ def config_from(given: Mapping[str, Any], stored: Mapping[str, Any]) -> RunConfi
     return make_config(read_toml(given["config"]) if given.get("config") else stored, overrides)
 
 
-def new_job(command: str, given: Mapping[str, Any]) -> Job:
-    """Return the job of `run`, `scan` or `fit`.
+def new_job(again: str, given: Mapping[str, Any], preset: Mapping[str, Any] | None = None) -> Job:
+    """Return the job of `run`, `demo`, `scan` or `fit`, and say where it is kept.
 
     Args:
-        command: its name, for the line that says how to continue.
+        again: the command that continues it, to which name and place of the run folder are added.
         given: the command's parameters by name.
+        preset: settings of a run that is not continued, below what was given.
     """
     runs, name, resume = given["runs"], given["name"], given["resume"]
     if name is None and resume:
         name = newest_run(runs)
     stored = stored_settings(runs / name) if resume else {}
-    config = config_from(given, stored)
+    config = config_from(given, stored or preset or {})
     name = default_name(config.model.model) if name is None else name
     check_name(name)
-    again = ["unflinch", command, "--resume", "--name", name]
-    if runs != Path("runs"):
-        again += ["--runs", str(runs)]
-    return Job(config, runs / name, resume, shlex.join(again))
+    place = ["--name", name] if runs == Path("runs") else ["--name", name, "--runs", str(runs)]
+    console.note(f"run folder {runs / name}")
+    return Job(config, runs / name, resume, f"{again} {shlex.join(place)}")
 
 
 def carry_out(call: Callable[..., dict[str, Any]], job: Job) -> dict[str, Any]:
@@ -90,7 +90,6 @@ def carry_out(call: Callable[..., dict[str, Any]], job: Job) -> dict[str, Any]:
     Raises:
         typer.Exit: with code 130 on Ctrl-C, after saying how to continue.
     """
-    console.note(f"run folder {job.folder}")
     try:
         with console.progress() as progress:
             return call(job.config, job.folder, progress=progress, step_done=console.step_done)
@@ -106,8 +105,9 @@ def stored_settings(folder: Path) -> dict[str, Any]:
 
 
 def finished(folder: Path) -> bool:
-    """Whether a run folder holds both its results and its report."""
-    return (folder / RESULTS).is_file() and (folder / REPORT).is_file()
+    """Whether a run folder holds results and report, and its patch was either accepted or discarded."""
+    waiting = RunFolder(folder).unverified_patch.exists()
+    return (folder / RESULTS).is_file() and (folder / REPORT).is_file() and not waiting
 
 
 def patch_folder(path: Path) -> Path:

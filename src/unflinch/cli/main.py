@@ -30,10 +30,21 @@ for command in (demo, run, mine, scan, fit, validate, report, chat, apply):
     app.command()(command)
 
 
-def _show_version(asked: bool) -> None:
+class _LogLines(logging.Handler):
+    """Shows what the library logs as lines on stderr, above a progress bar where there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show one record."""
+        from unflinch.cli import console  # on first use: help needs none of what it imports
+
+        (console.warning if record.levelno >= logging.WARNING else console.note)(record.getMessage())
+
+
+def _show_version(asked: bool) -> bool:
     if asked:
         typer.echo(f"unflinch {__version__}")
         raise typer.Exit
+    return asked
 
 
 @app.callback()
@@ -47,10 +58,8 @@ def unflinch(
 
     Start with `unflinch demo`, or `unflinch run MODEL` for a model of your own.
     """
-    from unflinch.cli.console import LogLines
-
     logger = logging.getLogger("unflinch")
-    logger.handlers = [LogLines()]
+    logger.handlers = [_LogLines()]
     logger.setLevel(logging.DEBUG if debug else logging.WARNING)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if not debug:
@@ -69,9 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     ordered = ["--debug"] * debug + [argument for argument in given if argument != "--debug"]
-    for stream in (sys.stdout, sys.stderr):
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without some character shows `?` for it
+            stream.reconfigure(errors="replace")  # a character that the terminal lacks becomes `?`
     try:
         code = app(ordered or ["--help"], prog_name="unflinch", standalone_mode=False)
     except Exception as error:

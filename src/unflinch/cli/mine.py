@@ -19,7 +19,6 @@ Candidates = Annotated[
 
 
 def mine(
-    context: typer.Context,
     out: Annotated[Path, typer.Option(metavar="FILE", help="New .jsonl file for the prompts that MODEL refuses.")],
     model: arg.Model = None,
     candidates: Candidates = None,
@@ -34,6 +33,8 @@ def mine(
 
     Writes them to a file for `run --targets`, and shows how broad they are.
     """
+    given = locals()  # every parameter by name
+
     from unflinch.cli import console, tables
     from unflinch.cli.job import config_from
     from unflinch.data.mine import spectrum, write_prompts
@@ -43,10 +44,10 @@ def mine(
 
     if out.exists() or not out.parent.is_dir():
         raise InputError(f"--out {out} exists, or its folder does not; expected a new file in an existing folder")
-    settings = config_from(context.params, {})
+    settings = config_from(given, {})
     asked = load_prompts(candidates) if candidates else bundled("targets")
 
-    from unflinch.pipeline import mine as ask_model
+    from unflinch.pipeline import mine as ask_model  # only now: a mistake above is told at once
 
     with console.progress() as progress:
         found = ask_model(settings, asked, progress=progress)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,11 @@ def end_with(results: Mapping[str, Any], folder: Path, as_json: bool) -> None:
         console.show(run_summary(run))
         console.show_line(f"report      {report}")
         if patch.is_dir():
-            console.show_line(f"patch in    {patch}{'' if run.verdict.holds else ' (missed a limit: marked as failed)'}")
-            console.note(f"try it: unflinch chat {run.model.id} {patch}")
+            console.show_line(
+                f"patch in    {patch}{'' if run.verdict.holds else ' (missed a limit: marked as failed)'}"
+            )
+            revision = ["--revision", run.model.revision] if run.model.revision else []
+            console.note(f"try it      {shlex.join(['unflinch', 'chat', run.model.id, str(patch), *revision])}")
         else:
             console.note("no patch was written: only one that passes is")
     raise typer.Exit(0 if run.verdict.holds else 1)

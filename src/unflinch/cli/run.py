@@ -5,13 +5,10 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-import typer
-
 from unflinch.cli import arguments as arg
 
 
 def run(
-    context: typer.Context,
     model: arg.Model = None,
     targets: arg.Targets = None,
     keep: arg.Keep = None,
@@ -37,9 +34,13 @@ def run(
 
     Exit code: 0 the patch passed, 1 it did not, 2 bad input, 130 stopped with Ctrl-C.
     """
+    given = locals()  # every parameter by name
+
     from unflinch.cli.job import carry_out, new_job
     from unflinch.cli.outcome import end_with
-    from unflinch.pipeline import run as run_pipeline
 
-    job = new_job("run", context.params)
+    job = new_job("unflinch run --resume", given)
+
+    from unflinch.pipeline import run as run_pipeline  # only now: a mistake above is told at once
+
     end_with(carry_out(partial(run_pipeline, resume=job.resume), job), job.folder, json)

@@ -5,13 +5,10 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-import typer
-
 from unflinch.cli import arguments as arg
 
 
 def scan(
-    context: typer.Context,
     model: arg.Model = None,
     targets: arg.Targets = None,
     keep: arg.Keep = None,
@@ -32,15 +29,19 @@ def scan(
 
     These are the first two steps of `run`; `run --resume` with the same options goes on from there.
     """
+    given = locals()  # every parameter by name
+
     from pydantic import TypeAdapter
 
     from unflinch.cli import console, tables
     from unflinch.cli.job import carry_out, new_job
-    from unflinch.pipeline import run_scan
     from unflinch.report.run_results import ScanFacts
     from unflinch.run_folder import plain
 
-    job = new_job("scan", context.params)
+    job = new_job("unflinch scan --resume", given)
+
+    from unflinch.pipeline import run_scan  # only now: a mistake above is told at once
+
     found = plain(carry_out(partial(run_scan, resume=job.resume), job))
     if json:
         console.show_json(found)

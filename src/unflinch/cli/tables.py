@@ -11,8 +11,8 @@ from rich.text import Text
 
 from unflinch.data.mine import Spectrum
 from unflinch.report import wording
-from unflinch.report.run_results import FitStage, RefusalCounts, RunResults, ScanFacts
-from unflinch.results import Interval, LayerSeparation
+from unflinch.report.run_results import FitStage, RunResults, ScanFacts
+from unflinch.results import LayerSeparation, RefusalCounts
 
 BEST_LAYERS = 4
 MOST_GROUPS = 20
@@ -25,17 +25,17 @@ def run_summary(run: RunResults) -> RenderableType:
 
 def _figures(run: RunResults) -> Table:
     ablation = run.directional_ablation
-    table = _table("on test prompts", "before", "after", "95 % interval", "ablation*")
-    table.add_row("false refusals", str(run.targets.refused_before), *_targets(run.targets), str(ablation.targets_refused))
-    table.add_row(f"right refusals lost, of {run.keep.n}", "", *_lost(run.keep), str(ablation.keep_lost))
-    table.add_row(f"guard refusals lost, of {run.guard.n}", "", *_lost(run.guard), str(ablation.guard_lost))
+    table = _table("on test prompts", "with the patch", "95 % interval", "ablation*")
+    table.add_row("false refusals", *_left(run.targets), str(ablation.targets_refused))
+    table.add_row("right refusals lost", *_lost(run.keep), str(ablation.keep_lost))
+    table.add_row("guard refusals lost", *_lost(run.guard), str(ablation.guard_lost))
     for name, kl, theirs in (
         ("KL, first token (nats)", run.kl.first_token, ablation.kl_first_token_mean),
-        ("KL per token of the answer", run.kl.sequence, ablation.kl_sequence_mean),
+        ("KL per answer token", run.kl.sequence, ablation.kl_sequence_mean),
     ):
         low, high = wording.nats(kl.mean_interval.low), wording.nats(kl.mean_interval.high)
-        table.add_row(name, "", wording.nats(kl.mean), f"{low}–{high}", wording.nats(theirs))
-    table.add_row("  the same, worst 5 %", "", wording.nats(run.kl.sequence.cvar95), "", "")
+        table.add_row(name, wording.nats(kl.mean), f"{low}–{high}", wording.nats(theirs))
+    table.add_row("  the same, worst 5 %", wording.nats(run.kl.sequence.cvar95), "", "")
     return table
 
 
@@ -63,14 +63,14 @@ def scan_summary(scan: ScanFacts) -> RenderableType:
     for found in sorted(scan.separations, key=lambda found: -found.auroc):
         by_method[found.method].append(found)
     table = _table("method", *(["layer: AUROC"] + [""] * (BEST_LAYERS - 1)))
-    for method, found in by_method.items():
-        best = [f"{one.layer}: {one.auroc:.3f}" for one in found[:BEST_LAYERS]]
+    for method, layers in by_method.items():
+        best = [f"{one.layer}: {one.auroc:.3f}" for one in layers[:BEST_LAYERS]]
         style = "bold" if method == scan.method else ""
         mark = " <- chosen" if method == scan.method else ""
         table.add_row(wording.words(method) + mark, *best, *[""] * (BEST_LAYERS - len(best)), style=style)
-    layers = ", ".join(map(str, scan.layers))
     chosen = (
-        f"chosen: {wording.words(scan.method)}, rank {scan.rank}, layers {layers} of {scan.number_of_layers}; "
+        f"chosen: {wording.words(scan.method)}, rank {scan.rank}, "
+        f"layers {', '.join(map(str, scan.layers))} of {scan.number_of_layers}; "
         f"AUROC {scan.separation:.3f} at layer {scan.best_layer} on prompts held out from the fit"
     )
     return Group(table, Text(chosen))
@@ -105,21 +105,20 @@ def _table(first: str, *others: str) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1), header_style="bold")
     table.add_column(first, no_wrap=True)
     for name in others:
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, justify="right")
     return table
 
 
-def _targets(counts: RefusalCounts) -> tuple[str, str]:
-    return _share(counts.refused_after, counts.n), _range(counts.after_interval, counts.n)
+def _left(counts: RefusalCounts) -> tuple[str, str]:
+    if not counts.n:
+        return "none before", ""
+    share = wording.percent(counts.refused_after / counts.n)
+    left = f"{counts.refused_before} \N{RIGHTWARDS ARROW} {counts.refused_after} ({share})"
+    return left, wording.percent_range(counts.after_interval)
 
 
 def _lost(counts: RefusalCounts) -> tuple[str, str]:
-    return _share(counts.lost, counts.n), _range(wording.lost_interval(counts), counts.n)
-
-
-def _share(count: int, n: int) -> str:
-    return f"{count} ({wording.percent(count / n)})" if n else "none tested"
-
-
-def _range(interval: Interval, n: int) -> str:
-    return wording.percent_range(interval) if n else ""
+    if not counts.n:
+        return "none tested", ""
+    lost = f"{counts.lost} of {counts.n} ({wording.percent(counts.lost / counts.n)})"
+    return lost, wording.percent_range(wording.lost_interval(counts))

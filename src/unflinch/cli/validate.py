@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from unflinch.cli import arguments as arg
 
 
@@ -13,10 +15,14 @@ def validate(run_folder: arg.FinishedRun, json: arg.Json = False) -> None:
     from unflinch.cli.job import Job, carry_out, config_from, stored_settings
     from unflinch.cli.outcome import end_with
     from unflinch.errors import RunFolderError
-    from unflinch.pipeline import run_validate
 
     stored = stored_settings(run_folder)
     if not stored:
         raise RunFolderError(f"{run_folder} is no run folder; give one that `unflinch fit` made, such as runs/demo")
-    job = Job(config_from({}, stored), run_folder, resume=True, again=f"unflinch validate {run_folder}")
+
+    from unflinch.pipeline import run_validate  # only now: a mistake above is told at once
+
+    job = Job(
+        config_from({}, stored), run_folder, resume=True, again=shlex.join(["unflinch", "validate", str(run_folder)])
+    )
     end_with(carry_out(run_validate, job), run_folder, json)

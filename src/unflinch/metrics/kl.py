@@ -17,11 +17,12 @@ def kl_divergence(
 ) -> Float[Tensor, "*positions"]:
     """Return KL(base || patched) at every position, full vocabulary, in nats.
 
-    Formula: sum_v p(v) (log p(v) - log q(v)) with p = softmax(base), q = softmax(patched), in float32.
+    Formula: sum_v p(v) (log p(v) - log q(v)) with p = softmax(base), q = softmax(patched), in float32. Rounding may
+    carry the sum of nearly equal distributions below zero; it is cut off there.
     """
     p = nn.functional.log_softmax(base_logits.float(), dim=-1)
     q = nn.functional.log_softmax(patched_logits.float(), dim=-1)
-    return nn.functional.kl_div(q, p, reduction="none", log_target=True).sum(-1)
+    return nn.functional.kl_div(q, p, reduction="none", log_target=True).sum(-1).clamp(min=0)
 
 
 def kl_distribution(values: Sequence[float]) -> KLDistribution:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,22 +42,28 @@ def wheel_model_folder(model: WheelModel) -> Path:
     """Return the dequantised safetensors folder of a wheel model, made on first use.
 
     Raises:
-        ModelError: if a distribution is not installed or the joined file has the wrong hash.
+        ModelError: if a distribution is not installed, the joined file has a wrong hash, or the disk does not take it.
     """
     folder = cache_folder() / "gguf" / model.sha256[:32]
     if folder.exists():
         return folder
     pieces = [_data_file(name, model) for name in model.distributions]
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        joined = Path(scratch) / f"{model.name}.gguf"
-        found = _join(pieces, joined)
-        if found != model.sha256:
-            raise ModelError(
-                f"the data files of {model.distributions[0]} ... join to SHA-256 {found}, expected {model.sha256}; "
-                f"reinstall them: pip install --force-reinstall 'unflinch[{model.extra}]'"
-            )
-        return dequantised(joined, model.sha256)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+            joined = Path(scratch) / f"{model.name}.gguf"
+            found = _join(pieces, joined)
+            if found != model.sha256:
+                raise ModelError(
+                    f"the data files of {model.distributions[0]} ... join to SHA-256 {found}, expected {model.sha256}; "
+                    f"reinstall them: pip install --force-reinstall 'unflinch[{model.extra}]'"
+                )
+            return dequantised(joined, model.sha256)
+    except OSError as error:
+        raise ModelError(
+            f"cannot join the data files of {model.name} in {folder.parent} ({error}); "
+            "free some disk space or set UNFLINCH_CACHE to another folder"
+        ) from error
 
 
 def _data_file(distribution: str, model: WheelModel) -> Path:
@@ -77,18 +82,12 @@ def _data_file(distribution: str, model: WheelModel) -> Path:
 
 
 def _join(pieces: Sequence[Path], target: Path) -> str:
+    """Write the pieces one behind the other and return the SHA-256 of the whole."""
     digest = hashlib.sha256()
-    try:
-        with target.open("wb") as out:
-            for piece in pieces:
-                with piece.open("rb") as stream:
-                    while chunk := stream.read(1 << 22):
-                        digest.update(chunk)
-                        out.write(chunk)
-    except OSError as error:
-        shutil.rmtree(target.parent, ignore_errors=True)
-        raise ModelError(
-            f"cannot join the demo model in {target.parent.parent} ({error}); "
-            "free some disk space or set UNFLINCH_CACHE to another folder"
-        ) from error
+    with target.open("wb") as out:
+        for piece in pieces:
+            with piece.open("rb") as stream:
+                while chunk := stream.read(1 << 22):
+                    digest.update(chunk)
+                    out.write(chunk)
     return digest.hexdigest()

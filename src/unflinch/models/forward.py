@@ -131,27 +131,37 @@ def logits_from_hidden(model: PreTrainedModel, hidden: Float[Tensor, "*any width
 
 
 def scored_hidden(
-    model: PreTrainedModel, sequences: Sequence[Ids], scored: int, *, batch_tokens: int = 2048
+    model: PreTrainedModel,
+    sequences: Sequence[Ids],
+    scored: int,
+    *,
+    lengths: Sequence[int] | None = None,
+    batch_tokens: int = 2048,
 ) -> Float[Tensor, "rows scored width"]:
     """Return the final hidden states at the last `scored` positions of every sequence, in their order.
 
     Args:
         model: the model, patched or not.
-        sequences: token ids, each at least `scored` long.
+        sequences: token ids, each at least `scored` (or its own of `lengths`) long.
         scored: number of last positions.
+        lengths: how many of them count, sequence by sequence, where answers differ in length; the columns before
+            those hold nothing of use.
         batch_tokens: most padded tokens a batch.
 
     Raises:
-        ValueError: if a sequence is shorter than `scored`.
+        ValueError: if a sequence is shorter than the positions that count.
     """
-    if min(len(s) for s in sequences) < scored:
-        raise ValueError(f"every sequence needs at least {scored} tokens")
+    wanted = list(lengths) if lengths is not None else [scored] * len(sequences)
+    if any(len(s) < n for s, n in zip(sequences, wanted, strict=True)):
+        raise ValueError(f"every sequence needs as many tokens as are scored, up to {scored}")
     share = can_share_prefix(model)
     pieces: list[Tensor] = []
     order: list[int] = []
     for rows in length_sorted_batches(sequences, batch_tokens):
-        batch = pad_batch([sequences[i] for i in rows], scored, PADDING_ID, model.device, share)
-        pieces.append(run_decoder(model, batch)[0][:, -scored:])
+        reserve = min(len(sequences[i]) for i in rows) - min(len(sequences[i]) - wanted[i] for i in rows)
+        batch = pad_batch([sequences[i] for i in rows], reserve, PADDING_ID, model.device, share)
+        hidden = run_decoder(model, batch)[0][:, -scored:]
+        pieces.append(torch.nn.functional.pad(hidden, (0, 0, scored - hidden.shape[1], 0)))
         order += rows
     places = torch.tensor(order, device=model.device).argsort()
     return torch.cat(pieces)[places]

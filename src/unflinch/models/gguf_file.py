@@ -67,9 +67,10 @@ def dequantised(path: Path, sha256: str | None = None) -> Path:
 
 
 def _convert(path: Path, folder: Path) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix="unfinished-", dir=folder.parent))
+    unfinished: Path | None = None
     try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(prefix="unfinished-", dir=folder.parent))
         model = AutoModelForCausalLM.from_pretrained(
             path.parent,
             gguf_file=path.name,
@@ -78,7 +79,8 @@ def _convert(path: Path, folder: Path) -> None:
         )
         model.save_pretrained(unfinished)
         AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(unfinished)
-        unfinished.rename(folder)
+        if not folder.exists():  # another process may have been faster
+            unfinished.rename(folder)
     except (ValueError, KeyError, NotImplementedError) as error:
         raise ModelError(
             f"{path} holds a model that cannot be dequantised ({error}); "
@@ -90,4 +92,5 @@ def _convert(path: Path, folder: Path) -> None:
             "free some disk space or set UNFLINCH_CACHE to another folder"
         ) from error
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        if unfinished:
+            shutil.rmtree(unfinished, ignore_errors=True)

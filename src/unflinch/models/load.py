@@ -137,12 +137,12 @@ def load_model(
         model, found = _read_weights(source, revision, kind, trust_remote_code)
         model = model.to(where).eval().requires_grad_(False)
     except _LOADING_ERRORS as error:
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f"cannot load the model '{model_id}': {first_line}") from error
-    if found["missing_keys"]:
+        raise ModelError(f"cannot load the model '{model_id}': {_in_one_line(error)}") from error
+    unfit = sorted([*found["missing_keys"], *(name for name, *_shapes in found["mismatched_keys"])])
+    if unfit:
         raise ModelError(
-            f"the weights of '{model_id}' lack {sorted(found['missing_keys'])[0]} and perhaps more, "
-            "which would be filled with random numbers; fetch the model again"
+            f"the weights of '{model_id}' do not fit its config: {len(unfit)} are missing or of another shape, "
+            f"{unfit[0]} for one; fetch the model again"
         )
     gc.collect()
     architecture = architecture_of(model)
@@ -166,7 +166,15 @@ def _read_weights(source: str, revision: str | None, dtype: torch.dtype, trust_r
         dtype=dtype,
         trust_remote_code=trust_remote_code,
         use_safetensors=True,
+        ignore_mismatched_sizes=True,  # found and refused by the caller, with their names
         output_loading_info=True,
     )
     model, found = read
     return model, found
+
+
+def _in_one_line(error: Exception) -> str:
+    """Return the beginning of the error's message, with what to do where code of the model is asked for."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    hint = "; trust_remote_code allows it, if you trust the author" if "trust_remote_code" in text else ""
+    return (text if len(text) <= 300 else f"{text[:300]} ...") + hint

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shutil
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -13,7 +14,6 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from torch import nn
 from transformers import PreTrainedModel
 
 from unflinch.artifacts import Patch
@@ -87,9 +87,10 @@ def merged(model: PreTrainedModel, patch: Patch, strength: float) -> Iterator[No
     Raises:
         PatchError: if the patch does not fit the model, or changes a weight that two modules share.
     """
+    _check_not_shared(model, patch)
     with attached(model, patch):
         pass  # raises unless every module is there and has the patch's shape
-    weights = {name: _own_weight(model, name) for name in patch.factors}
+    weights = {name: model.get_submodule(name).get_parameter("weight") for name in patch.factors}
     originals = {name: weight.detach().clone() for name, weight in weights.items()}
     try:
         for name, factors in patch.factors.items():
@@ -101,15 +102,17 @@ def merged(model: PreTrainedModel, patch: Patch, strength: float) -> Iterator[No
             weights[name].copy_(original)
 
 
-def _own_weight(model: PreTrainedModel, name: str) -> nn.Parameter:
-    weight = model.get_submodule(name).get_parameter("weight")
-    owners = [other for other, parameter in model.named_parameters(remove_duplicate=False) if parameter is weight]
-    if len(owners) > 1:
-        raise PatchError(
-            f"the patch changes '{name}', whose weight is shared ({', '.join(owners)}), so merging would change the "
-            "others too; use the patch as an adapter"
-        )
-    return weight
+def _check_not_shared(model: PreTrainedModel, patch: Patch) -> None:
+    """Raise `PatchError` if the patch changes a weight that another module uses as well."""
+    names_of: defaultdict[int, list[str]] = defaultdict(list)
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names_of[id(parameter)].append(name.removesuffix(".weight"))
+    for names in names_of.values():
+        if len(names) > 1 and not patch.factors.keys().isdisjoint(names):
+            raise PatchError(
+                f"the patch changes a weight that {' and '.join(names)} share, so merging it into one would change "
+                "the other; use the patch as an adapter"
+            )
 
 
 def _mark(folder: Path, loaded: LoadedModel, patch: Patch, strength: float) -> None:

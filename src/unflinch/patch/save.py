@@ -114,7 +114,7 @@ def _scaled(folder: Path, config: LoraConfig, module: str, pair: Mapping[str, Te
     return LowRankFactors(a, b * (alpha / (rank**0.5 if config.use_rslora else rank)))
 
 
-def _by_pattern(pattern: dict[str, Any] | None, module: str, default: float) -> Any:
+def _by_pattern(pattern: dict[str, Any] | None, module: str, default: int | float) -> Any:
     """Return what PEFT takes for a module: the first pattern that its name matches, or ends with, decides."""
     pattern = pattern or {}
     return pattern.get(get_pattern_key(list(pattern), module), default)

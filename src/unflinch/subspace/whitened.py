@@ -29,5 +29,8 @@ def whitened_direction(
     scale = covariance.diagonal(dim1=1, dim2=2).mean(1)
     identity = torch.eye(width, dtype=covariance.dtype, device=covariance.device)
     shrunk = (1 - shrinkage) * covariance + shrinkage * scale[:, None, None] * identity
-    direction = torch.linalg.solve(shrunk, difference.unsqueeze(-1)).squeeze(-1)
+    factors = torch.linalg.cholesky(shrunk)
+    direction = torch.stack(
+        [torch.cholesky_solve(d[:, None], f)[:, 0] for d, f in zip(difference, factors, strict=True)]
+    )
     return torch.nn.functional.normalize(direction, dim=-1).unsqueeze(1)

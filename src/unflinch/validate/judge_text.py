@@ -36,9 +36,7 @@ _SAME_CHARACTER: Final = str.maketrans(
 _SPACES: Final = re.compile(r"[ \t\r\f\v\u00a0]+")
 _MARKUP: Final = re.compile(r"[_#>]+|\*+(?!\s)|(?<=\S)\*+")
 _CODE_BLOCK: Final = "```"
-_QUOTE: Final = re.compile(
-    r"(?:(?<=[\s(:,\-\[])|^)[\"“„«「『]([^\"“”„«»「」『』\n]{1,300})(?:[\"“”»」』]|$)"
-)
+_QUOTE: Final = re.compile(r"(?:(?<=[\s(:,\-\[])|^)[\"“„«「『]([^\"“”„«»「」『』\n]{1,300})(?:[\"“”»」』]|$)")
 _SENTENCE_END: Final = re.compile(r"(?<=[.!?…])[\s\"')»”]+|(?<=[!?])|\n+|;\s")
 _CONTRAST: Final = re.compile(
     r"(?:,\s*|;\s*|\s-\s|\s|^)(?:but|however|nevertheless|nonetheless|that said|that being said|"

@@ -40,9 +40,7 @@ FRENCH: Final[Phrases] = {
         r"(?:politique|principe|directive|règle|programmation|valeur|consigne)s?\b",
         r"\b(?:votre|ta|cette) (?:demande|question|requête)\b.{0,30}\bne peut (?:pas )?être\b",
     ),
-    Cue.STANCE: (
-        r"\bje (?:ne |n')(?:approuve|cautionne|soutiens|encourage|tolère|promeus)\b|\bje condamne\b",
-    ),
+    Cue.STANCE: (r"\bje (?:ne |n')(?:approuve|cautionne|soutiens|encourage|tolère|promeus)\b|\bje condamne\b",),
     Cue.IMPROPER: (
         rf"\bpas (?:\w+ )?{_PROPER}\b.{{0,40}}\bde (?:\w+ )?(?:fournir|discuter|demander|partager|donner|"
         r"promouvoir|parler|suggérer|encourager|répondre|poser)\b",
@@ -80,9 +78,7 @@ FRENCH: Final[Phrases] = {
         r"\bvoici\b|\bsuivante?s\b|\bpar exemple\b|\b(?:vous pouvez|tu peux) "
         r"(?:utiliser|essayer|suivre|faire|aussi)\b",
     ),
-    Cue.APOLOGISES: (
-        rf"^(?:je suis |je vous prie de m'|toutes mes )?(?:\w+ )?{_APOLOGY}|^malheureusement$",
-    ),
+    Cue.APOLOGISES: (rf"^(?:je suis |je vous prie de m'|toutes mes )?(?:\w+ )?{_APOLOGY}|^malheureusement$",),
     Cue.GREETS: (
         r"\b(?:ravie?|heureu\w+|là pour|disposition)\b.{0,20}\b(?:aider|assister)|"
         r"\bcomment puis-je (?:vous |t')",

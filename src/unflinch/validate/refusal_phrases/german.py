@@ -89,9 +89,7 @@ GERMAN: Final[Phrases] = {
         r"\bhier (?:sind|ist|findest|finden|ein|einige)\b|\bfolgende\w?\b|\bzum beispiel\b|"
         r"\b(?:kannst du|können sie) (?:\w+ ){0,3}(?:verwenden|nutzen|versuchen|ausprobieren)\b",
     ),
-    Cue.APOLOGISES: (
-        rf"^(?:es )?(?:\w+ )?{_APOLOGY}|^leider$",
-    ),
+    Cue.APOLOGISES: (rf"^(?:es )?(?:\w+ )?{_APOLOGY}|^leider$",),
     Cue.GREETS: (
         r"\b(?:gerne?|da, um|freue mich)\b.{0,25}\b(?:helfen|weiter|unterstützen)|"
         r"\bwie kann ich (?:ihnen|dir)\b",

@@ -79,9 +79,7 @@ SPANISH: Final[Phrases] = {
         r"\ba continuación\b|\baquí (?:tienes|tiene|hay|te|le|están)\b|\b(?:los|las|estos|el) siguientes?\b|"
         r"\bpor ejemplo\b|\bpuedes? (?:usar|utilizar|probar|hacer|seguir)\b",
     ),
-    Cue.APOLOGISES: (
-        rf"^{_APOLOGY}|\bsiento (?:mucho )?(?:oír|escuchar|lo|que)\b",
-    ),
+    Cue.APOLOGISES: (rf"^{_APOLOGY}|\bsiento (?:mucho )?(?:oír|escuchar|lo|que)\b",),
     Cue.GREETS: (
         r"\b(?:encantad[oa]|aquí|dispuest[oa]|feliz|listo)\b.{0,15}\bayudar\w*|"
         r"\ben qué (?:más )?puedo ayudar",

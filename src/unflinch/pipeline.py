@@ -1,0 +1,207 @@
+"""The story of a run: baseline, scan, fit, validate, report. One call a step; each can be resumed.
+
+Nothing is computed here. A step that has finished is read back from the run folder, so that an interrupted run goes on
+where it stopped and ends with the same result.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unflinch.artifacts import Patch
+from unflinch.config import RunConfig, as_settings
+from unflinch.data.prompts import Prompt
+from unflinch.data.splits import Splits
+from unflinch.models.load import LoadedModel, load_model
+from unflinch.report.build import build_report
+from unflinch.run_folder import RunFolder, open_run
+from unflinch.steps import baseline as baseline_step
+from unflinch.steps import fit as fit_step
+from unflinch.steps import mine as mine_step
+from unflinch.steps import results as results_step
+from unflinch.steps import scan as scan_step
+from unflinch.steps import store
+from unflinch.steps.baseline import Baseline
+from unflinch.steps.mine import MinedPrompts
+from unflinch.steps.prepare import load_splits
+from unflinch.steps.progress import Progress, silent
+from unflinch.steps.scan import Scan
+
+logger = logging.getLogger(__name__)
+
+StepDone = Callable[[str, dict[str, Any], float], None]
+"""Called when a step ends: its name, headline figures, seconds."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """An open run: the folder, the model, the prompts, and who is told."""
+
+    config: RunConfig
+    folder: RunFolder
+    loaded: LoadedModel
+    splits: Splits
+    progress: Progress
+    step_done: StepDone
+
+    def step(self, name: str, work: Callable[[], Any], headline: Callable[[Any], dict[str, Any]]) -> Any:
+        """Return a step's stored result, computing it first if it has not finished yet."""
+        if not self.folder.done(name):
+            started = time.perf_counter()
+            self.folder.write_step(name, work(), time.perf_counter() - started)
+        stored = self.folder.read_step(name)
+        self.step_done(name, headline(stored["data"]), stored["seconds"])
+        return stored["data"]
+
+
+def run(
+    config: RunConfig,
+    folder: Path,
+    *,
+    resume: bool = False,
+    progress: Progress | None = None,
+    step_done: StepDone | None = None,
+) -> dict[str, Any]:
+    """Run every step and return the content of `results.json`.
+
+    The patch is written to `folder/patch` if its verdict passes (or with `validate.keep_best`, if its guard does).
+
+    Args:
+        config: all options.
+        folder: the run folder, made if missing.
+        resume: go on with what is there.
+        progress: called while a step works.
+        step_done: called when a step ends.
+
+    Raises:
+        InputError: for anything that the user can put right; see `errors`.
+    """
+    opened = start(config, folder, resume, progress, step_done)
+    baseline = measure_baseline(opened)
+    scan = scan_model(opened, baseline)
+    patch = fit_patch(opened, baseline, scan)
+    return validate_and_report(opened, baseline, scan, patch)
+
+
+def run_scan(
+    config: RunConfig,
+    folder: Path,
+    *,
+    resume: bool = False,
+    progress: Progress | None = None,
+    step_done: StepDone | None = None,
+) -> dict[str, Any]:
+    """Run baseline and scan only; return what the scan found. Arguments as for `run`."""
+    opened = start(config, folder, resume, progress, step_done)
+    scan = scan_model(opened, measure_baseline(opened))
+    return {**scan.summary(), "separations": list(scan.separations)}
+
+
+def run_fit(
+    config: RunConfig,
+    folder: Path,
+    *,
+    resume: bool = False,
+    progress: Progress | None = None,
+    step_done: StepDone | None = None,
+) -> dict[str, Any]:
+    """Run baseline, scan and fit only; return the stages of the fit. Arguments as for `run`."""
+    opened = start(config, folder, resume, progress, step_done)
+    baseline = measure_baseline(opened)
+    fit_patch(opened, baseline, scan_model(opened, baseline))
+    return dict(opened.folder.read_step("fit")["data"])
+
+
+def run_validate(
+    config: RunConfig, folder: Path, *, progress: Progress | None = None, step_done: StepDone | None = None
+) -> dict[str, Any]:
+    """Validate and report a run whose fit is done; return the content of `results.json`. Arguments as for `run`."""
+    RunFolder(folder).read_step("fit")
+    return run(config, folder, resume=True, progress=progress, step_done=step_done)
+
+
+def mine(config: RunConfig, candidates: tuple[Prompt, ...], *, progress: Progress | None = None) -> MinedPrompts:
+    """Return the candidates that the model really refuses, with warnings about their breadth."""
+    return mine_step.mine_prompts(_load(config), candidates, config.scan, progress or silent)
+
+
+def start(config: RunConfig, folder: Path, resume: bool, progress: Progress | None, step_done: StepDone | None) -> Run:
+    """Return an open run: prompts are checked first, then the folder is made, then the model is loaded."""
+    splits = load_splits(config.prompts)
+    opened = open_run(folder, as_settings(config), resume)
+    return Run(config, opened, _load(config), splits, progress or silent, step_done or (lambda *_: None))
+
+
+def measure_baseline(opened: Run) -> Baseline:
+    """Step 1: who refuses what."""
+    fit, select = opened.splits.fit, opened.splits.select
+
+    def work() -> dict[str, Any]:
+        found = baseline_step.measure_baseline(opened.loaded, fit, select, opened.config.scan, opened.progress)
+        return baseline_step.to_json(found)
+
+    stored = opened.step("baseline", work, store.baseline_headline)
+    return baseline_step.from_json(stored, fit, select)
+
+
+def scan_model(opened: Run, baseline: Baseline) -> Scan:
+    """Step 2: where false refusals part from right ones."""
+    tensors = opened.folder.step_file("scan", ".safetensors")
+
+    def work() -> dict[str, Any]:
+        found = scan_step.scan_model(opened.loaded, baseline, opened.config.scan, opened.progress)
+        opened.folder.write_file(tensors, lambda path: scan_step.save_scan(found, path))
+        return found.summary()
+
+    summary = opened.step("scan", work, store.scan_headline)
+    return scan_step.load_scan(tensors, summary)
+
+
+def fit_patch(opened: Run, baseline: Baseline, scan: Scan) -> Patch:
+    """Step 3: the patch, stage by stage."""
+
+    def work() -> dict[str, Any]:
+        patch, stages, summary = fit_step.fit_patch(
+            opened.loaded,
+            baseline,
+            scan,
+            opened.config.fit,
+            opened.progress,
+            store.checkpoints(opened.folder, opened.loaded.base_hash),
+        )
+        store.save_factors(opened.folder, "fit", patch)
+        return {"stages": stages, "patch": summary}
+
+    opened.step("fit", work, store.fit_headline)
+    return store.load_factors(opened.folder, "fit", opened.loaded.base_hash)
+
+
+def validate_and_report(opened: Run, baseline: Baseline, scan: Scan, patch: Patch) -> dict[str, Any]:
+    """Steps 4 and 5: the exported patch on test prompts, then the report and, if it passed, the patch itself."""
+    opened.step(
+        "validate",
+        lambda: results_step.validate_export(opened, baseline, scan, patch),
+        store.validate_headline,
+    )
+    started = time.perf_counter()
+    results = results_step.write_results(opened, baseline)
+    build_report(opened.folder.path)
+    results = results_step.finish(opened, results, time.perf_counter() - started)
+    opened.step_done("report", {"report": str(opened.folder.path / "report.html")}, results["seconds"]["report"])
+    return results
+
+
+def _load(config: RunConfig) -> LoadedModel:
+    options = config.model
+    return load_model(
+        options.model,
+        dtype=options.dtype,
+        device=options.device,
+        revision=options.revision,
+        trust_remote_code=options.trust_remote_code,
+    )

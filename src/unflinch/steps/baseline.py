@@ -1,0 +1,170 @@
+"""Step 1: who refuses what, before anything is changed, and how much KL rounding alone costs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from unflinch.data.mine import spectrum, spectrum_warnings
+from unflinch.data.prompts import Prompt
+from unflinch.data.splits import FitPrompts, PromptSets, SelectPrompts
+from unflinch.errors import PromptSetError
+from unflinch.metrics.kl import kl_divergence
+from unflinch.models.chat import encode
+from unflinch.models.forward import logits_from_hidden, scored_hidden
+from unflinch.models.load import LoadedModel
+from unflinch.options import ScanOptions
+from unflinch.results import Label
+from unflinch.steps.progress import Progress, counter
+from unflinch.validate.judges import RuleJudge
+from unflinch.validate.refusal_rate import ask
+
+logger = logging.getLogger(__name__)
+
+MIN_TARGETS = 4
+"""Fewer refused targets in `fit` or `select` do not span a subspace."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One prompt and what the base model did with it."""
+
+    prompt: Prompt
+    label: Label
+    tokens: tuple[int, ...] = ()
+    """Of the answer; empty for keeps and guards that were answered: such answers are not kept."""
+
+    @property
+    def refused(self) -> bool:
+        """Whether the base model plainly refuses."""
+        return self.label == "refuses"
+
+
+@dataclass(frozen=True)
+class BaselineSet:
+    """All prompts of one split, asked."""
+
+    targets: tuple[Asked, ...]
+    keep: tuple[Asked, ...]
+    guard: tuple[Asked, ...]
+    ordinary: tuple[Asked, ...]
+
+    def refused(self, kind: str) -> list[Asked]:
+        """Return the prompts of a kind that the base model refuses."""
+        return [asked for asked in getattr(self, kind) if asked.refused]
+
+    def answered(self, kind: str) -> list[Asked]:
+        """Return the prompts of a kind that the base model plainly answers."""
+        return [asked for asked in getattr(self, kind) if asked.label == "answers" and asked.tokens]
+
+    def counts(self) -> dict[str, int]:
+        """Return how many prompts of each kind there are and how many are refused."""
+        counts = {}
+        for kind in ("targets", "keep", "guard", "ordinary"):
+            counts[kind] = len(getattr(self, kind))
+            counts[f"{kind}_refused"] = len(self.refused(kind))
+        return counts
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What the base model does with `fit` and `select` prompts."""
+
+    fit: BaselineSet
+    select: BaselineSet
+    noise_floor: float
+    """Mean KL of the model against itself at another batch size, in nats."""
+
+
+def measure_baseline(
+    loaded: LoadedModel, fit: FitPrompts, select: SelectPrompts, options: ScanOptions, progress: Progress
+) -> Baseline:
+    """Return what the base model does with every fit and select prompt.
+
+    Raises:
+        PromptSetError: if it refuses hardly any target, or no keep at all.
+    """
+    judge = RuleJudge()
+    asked = {
+        name: _ask_split(loaded, sets, judge, options, name, progress)
+        for name, sets in (("fit", fit), ("select", select))
+    }
+    baseline = Baseline(asked["fit"], asked["select"], _noise_floor(loaded, asked["select"].answered("ordinary")))
+    _check(baseline, loaded.model_id)
+    return baseline
+
+
+def to_json(baseline: Baseline) -> dict[str, Any]:
+    """Return what the run folder keeps: keys, labels and tokens, no texts."""
+
+    def rows(asked: Sequence[Asked]) -> list[dict[str, Any]]:
+        return [{"key": a.prompt.key, "label": a.label, "tokens": list(a.tokens)} for a in asked]
+
+    return {
+        "noise_floor": baseline.noise_floor,
+        **{
+            name: {kind: rows(getattr(sets, kind)) for kind in ("targets", "keep", "guard", "ordinary")}
+            for name, sets in (("fit", baseline.fit), ("select", baseline.select))
+        },
+    }
+
+
+def from_json(data: dict[str, Any], fit: FitPrompts, select: SelectPrompts) -> Baseline:
+    """Return the baseline of a run folder, its prompts taken from the same splits."""
+
+    def restore(stored: dict[str, Any], sets: PromptSets) -> BaselineSet:
+        kinds = {}
+        for kind in ("targets", "keep", "guard", "ordinary"):
+            by_key = {prompt.key: prompt for prompt in getattr(sets, kind)}
+            kinds[kind] = tuple(Asked(by_key[r["key"]], r["label"], tuple(r["tokens"])) for r in stored[kind])
+        return BaselineSet(**kinds)
+
+    return Baseline(restore(data["fit"], fit), restore(data["select"], select), data["noise_floor"])
+
+
+def _ask_split(
+    loaded: LoadedModel, sets: PromptSets, judge: RuleJudge, options: ScanOptions, name: str, progress: Progress
+) -> BaselineSet:
+    kinds = {}
+    for kind in ("targets", "keep", "guard", "ordinary"):
+        prompts = getattr(sets, kind)
+        advance = counter(progress, f"baseline: asking {name} {kind}", len(prompts))
+        answers = ask(loaded.model, loaded.tokenizer, prompts, judge, options.decision_tokens, advance=advance)
+        private = kind in {"keep", "guard"}
+        kinds[kind] = tuple(
+            Asked(p, a.judgement.label, () if private and a.judgement.label != "refuses" else a.tokens)
+            for p, a in zip(prompts, answers, strict=True)
+        )
+    return BaselineSet(**kinds)
+
+
+@torch.inference_mode()
+def _noise_floor(loaded: LoadedModel, ordinary: Sequence[Asked]) -> float:
+    sequences = [(*encode(loaded.tokenizer, a.prompt), *a.tokens) for a in ordinary[:32]]
+    if not sequences:
+        return 0.0
+    wide = scored_hidden(loaded.model, sequences, 4)
+    narrow = scored_hidden(loaded.model, sequences, 4, batch_tokens=256)
+    values = kl_divergence(logits_from_hidden(loaded.model, wide), logits_from_hidden(loaded.model, narrow))
+    return float(values.mean())
+
+
+def _check(baseline: Baseline, model_id: str) -> None:
+    for name, sets in (("fit", baseline.fit), ("select", baseline.select)):
+        refused = sets.refused("targets")
+        if len(refused) < MIN_TARGETS:
+            raise PromptSetError(
+                f"{model_id} refuses {len(refused)} of the {len(sets.targets)} targets in '{name}'; expected at least "
+                f"{MIN_TARGETS}: give prompts that it really refuses, see 'unflinch mine {model_id}'"
+            )
+        if not sets.refused("keep") + sets.refused("guard"):
+            raise PromptSetError(
+                f"{model_id} refuses none of the {len(sets.keep) + len(sets.guard)} keep and guard prompts in "
+                f"'{name}', so there is no right refusal to protect; give another --keep file or another model"
+            )
+    for warning in spectrum_warnings(spectrum([a.prompt for a in baseline.fit.refused("targets")])):
+        logger.warning("refused targets: %s", warning)

@@ -1,0 +1,303 @@
+"""Step 3: the patch. Closed form, KL-constrained rounds, fine-tuning on the model's own answers, strength.
+
+Every stage is measured on `select` prompts and rolled back if it did not help. What comes out is the patch with the
+fewest false refusals left among those that keep the right ones and the KL budget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from unflinch.activations.gradients import fisher_metrics, refusal_gradients
+from unflinch.artifacts import ModuleMetric, Patch
+from unflinch.edit.closed_form import (
+    ScoreBounds,
+    closed_form_update,
+    gram_matrix,
+    solve_multipliers,
+    whitened_gradients,
+)
+from unflinch.edit.fine_tune import FineTuneSteps, Lesson, OwnAnswer, fine_tune
+from unflinch.edit.low_rank import added, scaled
+from unflinch.metrics.kl import kl_divergence
+from unflinch.models.chat import encode, encode_all
+from unflinch.models.forward import logits_from_hidden, scored_hidden
+from unflinch.models.load import LoadedModel
+from unflinch.options import FitOptions
+from unflinch.patch.attach import attached
+from unflinch.results import FitStage, PatchSummary
+from unflinch.steps.baseline import Asked, Baseline, BaselineSet
+from unflinch.steps.progress import Progress, counter
+from unflinch.steps.scan import Scan
+from unflinch.validate.judges import RuleJudge
+from unflinch.validate.refusal_rate import ask
+
+Ids = tuple[int, ...]
+Checkpoint = Callable[[str, Callable[[], Patch]], Patch]
+"""Called with a stage's name and a function that makes its patch; returns the stored patch if the stage has run."""
+
+STRENGTHS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.15, 1.3, 1.5)
+"""Where the dial is tried."""
+_STIFFNESS = 100.0
+"""Price of missing a bound, on gradients scaled to mean square 1: bounds are missed only where they contradict."""
+
+
+@dataclass(frozen=True)
+class FitInputs:
+    """What all stages work with."""
+
+    metrics: dict[str, ModuleMetric]
+    targets: list[Ids]
+    keeps: list[Ids]
+    margins: Tensor
+    """Per keep, how far its refusal score must stay above the base model's."""
+    keep_scores: Tensor
+    """The base model's."""
+    ordinary: list[Ids]
+    ordinary_base: Tensor
+
+
+class SelectPanel:
+    """`select` prompts by which stages and strengths are compared, without generating."""
+
+    def __init__(self, loaded: LoadedModel, baseline: Baseline, scan: Scan, answer_tokens: int) -> None:
+        """Compute what the base model does."""
+        self.loaded, self.scan = loaded, scan
+        self.sequences = {
+            kind: encode_all(loaded.tokenizer, [a.prompt for a in baseline.select.refused(kind)])
+            for kind in ("targets", "keep", "guard")
+        }
+        self.sequences = {
+            kind: [s for s, opens in zip(rows, self._opens(rows), strict=True) if opens]
+            for kind, rows in self.sequences.items()
+        }
+        self.ordinary = ordinary_sequences(loaded, baseline.select, answer_tokens)
+        self.tokens = answer_tokens
+        self.base = self._states()
+
+    @torch.inference_mode()
+    def measure(self, name: str, note: str = "") -> FitStage:
+        """Return how the model as it stands does."""
+        left = {kind: self._opens(rows) for kind, rows in self.sequences.items()}
+        shares = {kind: sum(rows) / len(rows) if rows else 1.0 for kind, rows in left.items()}
+        kl = kl_divergence(
+            logits_from_hidden(self.loaded.model, self.base[:, 0]),
+            logits_from_hidden(self.loaded.model, self._states()[:, 0]),
+        )
+        return FitStage(name, shares["targets"], 1 - shares["keep"], 1 - shares["guard"], float(kl.mean()), note)
+
+    @torch.inference_mode()
+    def _states(self) -> Tensor:
+        return scored_hidden(self.loaded.model, self.ordinary, self.tokens)
+
+    @torch.inference_mode()
+    def _opens(self, sequences: Sequence[Ids]) -> list[bool]:
+        """Return, per prompt, whether the likeliest first token opens refusals more often than not."""
+        if not sequences:
+            return []
+        hidden = scored_hidden(self.loaded.model, sequences, 1)[:, 0]
+        tokens = torch.cat([logits_from_hidden(self.loaded.model, h).argmax(-1).cpu() for h in hidden.split(64)])
+        return [bool(w >= 0.5) for w in self.scan.openings.weights[tokens]]
+
+
+def ordinary_sequences(loaded: LoadedModel, sets: BaselineSet, tokens: int) -> list[Ids]:
+    """Return answered ordinary prompts up to the token before the `tokens`-th of the base model's own answer."""
+    return [
+        (*encode(loaded.tokenizer, a.prompt), *a.tokens[: tokens - 1])
+        for a in sets.answered("ordinary")
+        if len(a.tokens) >= tokens
+    ]
+
+
+def prepare_fit(
+    loaded: LoadedModel, baseline: Baseline, scan: Scan, options: FitOptions, progress: Progress
+) -> FitInputs:
+    """Return the edited modules with what changing them costs, and the prompts that bound the update."""
+    architecture = loaded.architecture
+    modules = [f"{architecture.layers}.{layer}.{w}" for layer in scan.subspace.layers for w in architecture.writers]
+    ordinary = ordinary_sequences(loaded, baseline.fit, options.answer_tokens)
+    metrics = fisher_metrics(
+        loaded.model,
+        architecture,
+        modules,
+        ordinary,
+        options.answer_tokens,
+        input_shrinkage=options.input_shrinkage,
+        output_shrinkage=options.output_shrinkage,
+        seed=options.seed,
+        advance=counter(progress, "fit: what a change costs", len(ordinary)),
+    )
+    keeps: list[tuple[Asked, float]] = [(a, options.keep_margin if a.refused else 0.0) for a in baseline.fit.keep]
+    keeps += [(a, options.guard_margin if a.refused else 0.0) for a in baseline.fit.guard]
+    keep_ids = encode_all(loaded.tokenizer, [a.prompt for a, _ in keeps])
+    with torch.inference_mode():
+        hidden = scored_hidden(loaded.model, keep_ids, 1)[:, 0]
+        scores = torch.cat([scan.openings.score(logits_from_hidden(loaded.model, h)).cpu() for h in hidden.split(64)])
+        base = scored_hidden(loaded.model, ordinary, options.answer_tokens)
+    return FitInputs(
+        metrics,
+        encode_all(loaded.tokenizer, [a.prompt for a in baseline.fit.refused("targets")]),
+        keep_ids,
+        torch.tensor([margin for _, margin in keeps]),
+        scores.clone(),
+        ordinary,
+        base.clone(),
+    )
+
+
+def closed_form_round(
+    loaded: LoadedModel,
+    inputs: FitInputs,
+    scan: Scan,
+    start: Patch | None,
+    options: FitOptions,
+    advance: Callable[[int], None],
+) -> Patch:
+    """Return the patch after one more linearisation of all refusal scores, at `start` or at the base model."""
+    sequences = inputs.targets + inputs.keeps
+    with attached(loaded.model, start) if start else nullcontext():
+        found = refusal_gradients(
+            loaded.model, loaded.architecture, list(inputs.metrics), sequences, scan.openings.score, advance=advance
+        )
+    count = len(inputs.targets)
+    upper = torch.full((len(sequences),), torch.inf)
+    upper[:count] = (found.scores[:count] - options.largest_drop).clamp(min=options.goal)
+    lower = torch.full((len(sequences),), -torch.inf)
+    lower[count:] = inputs.keep_scores + inputs.margins
+    whitened = whitened_gradients(found, inputs.metrics)
+    multipliers = solve_multipliers(
+        gram_matrix(whitened, whitened),
+        found.scores,
+        ScoreBounds(lower, upper),
+        torch.full((len(sequences),), _STIFFNESS),
+    )
+    update = closed_form_update(whitened, multipliers, inputs.metrics, 2 * options.rank)
+    parts = [start.factors, update] if start else [update]
+    return Patch(added(parts, inputs.metrics, options.rank), loaded.base_hash)
+
+
+def own_answers(
+    loaded: LoadedModel, baseline: Baseline, patch: Patch, tokens: int, advance: Callable[[int], None]
+) -> list[OwnAnswer]:
+    """Return the fit targets that the patched model answers, with the first `tokens` tokens of its own answers."""
+    prompts = [a.prompt for a in baseline.fit.refused("targets")]
+    with attached(loaded.model, patch):
+        answers = ask(loaded.model, loaded.tokenizer, prompts, RuleJudge(), tokens, advance=advance)
+    return [
+        OwnAnswer(encode(loaded.tokenizer, p), a.tokens)
+        for p, a in zip(prompts, answers, strict=True)
+        if a.judgement.label == "answers" and len(a.tokens) == tokens
+    ]
+
+
+def fine_tuned(
+    loaded: LoadedModel,
+    inputs: FitInputs,
+    baseline: Baseline,
+    scan: Scan,
+    start: Patch,
+    options: FitOptions,
+    progress: Progress,
+) -> Patch:
+    """Return the patch after a few steps on the model's own answers; `start` itself where it answers too little."""
+    count = len(inputs.targets)
+    advance = counter(progress, "fit: the model's own answers", count)
+    answers = own_answers(loaded, baseline, start, 2 * options.answer_tokens, advance)
+    if not answers or not options.fine_tune_steps:
+        return start
+    floor = inputs.keep_scores + inputs.margins
+    lesson = Lesson(answers, inputs.keeps, floor, inputs.ordinary, inputs.ordinary_base)
+    steps = FineTuneSteps(options.fine_tune_steps, options.batch_size, options.learning_rate, seed=options.seed)
+    advance = counter(progress, "fit: fine-tuning", steps.steps)
+    return fine_tune(loaded.model, start, lesson, inputs.metrics, scan.openings.score, steps, advance)
+
+
+def fit_patch(
+    loaded: LoadedModel,
+    baseline: Baseline,
+    scan: Scan,
+    options: FitOptions,
+    progress: Progress,
+    checkpoint: Checkpoint,
+) -> tuple[Patch, list[FitStage], PatchSummary]:
+    """Return the patch, its stages as measured on `select` prompts, and its size.
+
+    Args:
+        loaded: the base model.
+        baseline: who refuses what.
+        scan: layers, openings, directions.
+        options: of this step.
+        progress: called while computing.
+        checkpoint: keeps every stage's patch, so that an interrupted fit goes on.
+    """
+    inputs = prepare_fit(loaded, baseline, scan, options, progress)
+    panel = SelectPanel(loaded, baseline, scan, options.answer_tokens)
+    stages = [panel.measure("base", "before anything is changed")]
+    sequences = len(inputs.targets) + len(inputs.keeps)
+    best: Patch | None = None
+    for number in range(options.rounds):
+        name = "closed_form" if number == 0 else f"constrained_{number}"
+        advance = counter(progress, f"fit: {name.replace('_', ' ')}", sequences)
+        work = partial(closed_form_round, loaded, inputs, scan, best, options, advance)
+        patch = checkpoint(name, work)
+        best = _better(loaded, panel, stages, name, patch, best, options)
+    assert best is not None
+    found = best
+    tuned = checkpoint("fine_tune", lambda: fine_tuned(loaded, inputs, baseline, scan, found, options, progress))
+    best = _better(loaded, panel, stages, "fine_tune", tuned, best, options)
+    strength, stage = choose_strength(loaded, panel, best, options, progress)
+    stages.append(stage)
+    final = Patch(scaled(best.factors, strength), loaded.base_hash)
+    weights = sum(p.numel() for p in loaded.model.parameters())
+    summary = PatchSummary(final.parameters, final.parameters / weights, options.rank, len(final.factors), strength)
+    return final, stages, summary
+
+
+def shortfall(stage: FitStage, options: FitOptions) -> float:
+    """Return how bad a stage is: targets left, plus ten times whatever goes beyond a budget, guard losses above all."""
+    return (
+        stage.targets_refused_share
+        + 10 * max(0.0, stage.keep_lost_share - options.keep_budget)
+        + 10 * max(0.0, stage.kl_first_token_mean - options.kl_budget) / options.kl_budget
+        + 10 * stage.guard_lost_share
+    )
+
+
+def choose_strength(
+    loaded: LoadedModel, panel: SelectPanel, patch: Patch, options: FitOptions, progress: Progress
+) -> tuple[float, FitStage]:
+    """Return the strength with the least shortfall on `select` prompts; the weaker one where two are equal."""
+    advance = counter(progress, "fit: strength", len(STRENGTHS))
+    tried = []
+    with attached(loaded.model, patch) as live:
+        for strength in STRENGTHS:
+            live.set_strength(strength)
+            stage = panel.measure("strength", f"strength {strength:g} of the last stage")
+            tried.append((shortfall(stage, options), strength, stage))
+            advance(1)
+    _, strength, stage = min(tried, key=lambda row: row[:2])
+    return strength, stage
+
+
+def _better(
+    loaded: LoadedModel,
+    panel: SelectPanel,
+    stages: list[FitStage],
+    name: str,
+    patch: Patch,
+    best: Patch | None,
+    options: FitOptions,
+) -> Patch:
+    """Measure a stage and return the better of it and the best one before."""
+    with attached(loaded.model, patch):
+        stage = panel.measure(name)
+    before = min((s for s in stages if s.name != "base"), key=lambda s: shortfall(s, options), default=None)
+    worse = before is not None and shortfall(stage, options) > shortfall(before, options)
+    stages.append(replace(stage, note="rolled back: no better on select prompts") if worse else stage)
+    return best if worse and best is not None else patch

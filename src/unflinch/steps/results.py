@@ -1,0 +1,146 @@
+"""The end of a run: export, validation of what was exported, `results.json`, and whether the patch is kept."""
+
+from __future__ import annotations
+
+import shutil
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+from unflinch.artifacts import Patch
+from unflinch.config import RunConfig, as_settings
+from unflinch.data.splits import Splits
+from unflinch.models.load import LoadedModel
+from unflinch.patch.save import load_patch, save_patch
+from unflinch.report.model_card import model_card
+from unflinch.run_folder import RESULTS, RunFolder, disk_error, plain, read_json, write_json
+from unflinch.steps.baseline import Baseline
+from unflinch.steps.progress import Progress
+from unflinch.steps.scan import Scan
+from unflinch.steps.validate import validate_patch
+
+STEPS = ("baseline", "scan", "fit", "validate")
+
+
+class OpenRun(Protocol):
+    """What the pipeline hands on: see `pipeline.Run`."""
+
+    @property
+    def config(self) -> RunConfig:
+        """All options."""
+        ...
+
+    @property
+    def folder(self) -> RunFolder:
+        """The run folder."""
+        ...
+
+    @property
+    def loaded(self) -> LoadedModel:
+        """The base model."""
+        ...
+
+    @property
+    def splits(self) -> Splits:
+        """All prompts."""
+        ...
+
+    @property
+    def progress(self) -> Progress:
+        """Who is told how far the step is."""
+        ...
+
+
+def validate_export(opened: OpenRun, baseline: Baseline, scan: Scan, patch: Patch) -> dict[str, Any]:
+    """Export the patch under a waiting name, read it back, and return what it does on test prompts."""
+    loaded = opened.loaded
+    exported = load_patch(_export(opened, patch))
+    results, counts = validate_patch(
+        loaded,
+        exported,
+        opened.splits.test,
+        scan,
+        baseline.noise_floor,
+        opened.config.validate,
+        opened.progress,
+    )
+    return {"results": results, "counts": counts}
+
+
+def write_results(opened: OpenRun, baseline: Baseline) -> dict[str, Any]:
+    """Write `results.json` from what the steps left, and return it."""
+    steps = {name: opened.folder.read_step(name) for name in STEPS}
+    validated = steps["validate"]["data"]
+    figures = validated["results"]
+    model = opened.loaded.model
+    verdict = figures.pop("verdict")
+    results: dict[str, Any] = {
+        "unflinch": version("unflinch"),
+        "name": opened.folder.path.name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "model": {
+            "id": opened.loaded.model_id,
+            "model_type": model.config.model_type,
+            "revision": opened.loaded.revision,
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "layers": opened.loaded.depth,
+            "base_hash": opened.loaded.base_hash,
+        },
+        "settings": plain(as_settings(opened.config)),
+        "prompts": {
+            "fit": baseline.fit.counts(),
+            "select": baseline.select.counts(),
+            "test": validated["counts"],
+        },
+        "scan": steps["scan"]["data"],
+        "fit": steps["fit"]["data"],
+        **figures,
+        "seconds": {name: step["seconds"] for name, step in steps.items()},
+        "verdict": {"passed": all(limit["passed"] for limit in verdict["limits"]), "limits": verdict["limits"]},
+    }
+    for kind in ("targets", "keep", "guard"):
+        results[kind]["lost"] = results[kind]["refused_before"] - results[kind]["refused_after"]
+    return _store(opened.folder, results, 0.0)
+
+
+def finish(opened: OpenRun, results: dict[str, Any], report_seconds: float) -> dict[str, Any]:
+    """Keep the patch if it may be kept, remove it otherwise; return the final results."""
+    folder = opened.folder
+    results = _store(folder, results, report_seconds)
+    guard_passed = results["guard"]["lost"] == 0 and results["guard"]["n"] > 0
+    if guard_passed and (results["verdict"]["passed"] or opened.config.validate.keep_best):
+        _keep(opened, results)
+    else:
+        folder.discard_patch()
+    return results
+
+
+def _store(folder: RunFolder, results: dict[str, Any], report_seconds: float) -> dict[str, Any]:
+    steps = {name: results["seconds"][name] for name in STEPS}
+    results["seconds"] = {
+        **steps,
+        "report": round(report_seconds, 3),
+        "total": round(sum(steps.values()) + report_seconds, 3),
+    }
+    write_json(folder.path / RESULTS, results)
+    return dict(read_json(folder.path / RESULTS))
+
+
+def _export(opened: OpenRun, patch: Patch) -> Path:
+    waiting = opened.folder.unverified_patch
+    try:
+        shutil.rmtree(waiting, ignore_errors=True)
+        return save_patch(patch, waiting, opened.loaded.model_id, opened.loaded.revision)
+    except OSError as error:
+        raise disk_error(waiting, error) from error
+
+
+def _keep(opened: OpenRun, results: dict[str, Any]) -> None:
+    folder = opened.folder
+    if not folder.unverified_patch.exists():  # resumed after the patch was accepted
+        return
+    card = model_card(results)
+    folder.write_file(folder.unverified_patch / "README.md", lambda path: path.write_text(card, encoding="utf-8"))
+    folder.accept_patch()

@@ -1,0 +1,141 @@
+"""Step 2: targeted activation sourcing. Where false refusals part from right ones, and where refusing is decided."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from unflinch.activations.collect import collect_activations
+from unflinch.artifacts import RefusalSubspace
+from unflinch.metrics.refusal_score import RefusalOpenings, mine_openings
+from unflinch.models.chat import encode_all
+from unflinch.models.forward import logits_from_hidden, scored_hidden
+from unflinch.models.hooks import ablated_direction
+from unflinch.models.load import LoadedModel
+from unflinch.options import ScanOptions
+from unflinch.results import LayerSeparation
+from unflinch.run_folder import plain
+from unflinch.steps.baseline import Asked, Baseline, BaselineSet
+from unflinch.steps.progress import Progress, counter
+from unflinch.subspace.difference_of_means import difference_of_means
+from unflinch.subspace.select import TwoGroups, select_subspace
+
+_ANSWERED = 120
+"""Answered targets suffice for the mean of states that do not refuse."""
+_ABLATION_LAYERS = (0.42, 0.75)
+"""Range of depth in which the single best refusal direction is looked for."""
+_ABLATION_PROMPTS = 24
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What the scan found."""
+
+    subspace: RefusalSubspace
+    separations: tuple[LayerSeparation, ...]
+    ablation_direction: Float[Tensor, " width"]
+    """Unit direction whose removal from all residual writers lowers the refusal score of `select` targets most."""
+    ablation_layer: int
+    openings: RefusalOpenings
+
+    def summary(self) -> dict[str, Any]:
+        """Return the numbers, for the run folder and the report."""
+        return {
+            "separations": plain(self.separations),
+            "method": self.subspace.method,
+            "best_layer": self.subspace.best_layer,
+            "layers": list(self.subspace.layers),
+            "rank": self.subspace.basis.shape[1],
+            "separation": self.subspace.separation,
+            "number_of_layers": self.subspace.basis.shape[0],
+            "ablation_layer": self.ablation_layer,
+        }
+
+
+def scan_model(loaded: LoadedModel, baseline: Baseline, options: ScanOptions, progress: Progress) -> Scan:
+    """Return subspaces, chosen layers, the strongest single refusal direction, and the model's refusal openings."""
+    groups = {}
+    for name, sets in (("fit", baseline.fit), ("select", baseline.select)):
+        keeps = sets.refused("keep") + sets.refused("guard")
+        groups[name] = TwoGroups(
+            _states(loaded, sets.refused("targets"), f"scan: {name} targets", progress),
+            _states(loaded, keeps, f"scan: {name} keeps", progress),
+        )
+    subspace, table = select_subspace(
+        groups["fit"], groups["select"], twins(baseline.fit), options.rank, options.shrinkage
+    )
+    openings = model_openings(loaded, baseline.fit)
+    answered = baseline.fit.answered("targets")[:_ANSWERED] or baseline.fit.answered("ordinary")[:_ANSWERED]
+    answering = _states(loaded, answered, "scan: answered prompts", progress)
+    directions = difference_of_means(groups["fit"].targets, answering)[:, 0]
+    layer = _strongest(loaded, directions, baseline.select.refused("targets"), openings, progress)
+    return Scan(subspace, tuple(table), directions[layer], layer, openings)
+
+
+def twins(sets: BaselineSet) -> list[int | None]:
+    """Return for every refused target the row of its harmful twin among the refused keeps and guards."""
+    keeps = sets.refused("keep") + sets.refused("guard")
+    rows = {asked.prompt.contrast_of: row for row, asked in enumerate(keeps) if asked.prompt.contrast_of}
+    return [rows.get(asked.prompt.text) for asked in sets.refused("targets")]
+
+
+def model_openings(loaded: LoadedModel, sets: BaselineSet) -> RefusalOpenings:
+    """Return how this model's own answers begin when they are refusals."""
+    asked = [a for kind in ("targets", "keep", "guard", "ordinary") for a in getattr(sets, kind) if a.tokens]
+    head = loaded.model.get_output_embeddings()
+    return mine_openings([a.tokens for a in asked], [a.refused for a in asked], head.weight.shape[0])
+
+
+def save_scan(scan: Scan, path: Path) -> None:
+    """Write the scan's tensors; the numbers are in `Scan.summary`."""
+    tensors = {
+        "basis": scan.subspace.basis.contiguous(),
+        "ablation_direction": scan.ablation_direction.contiguous(),
+        "openings": scan.openings.weights,
+    }
+    save_file(tensors, path)
+
+
+def load_scan(path: Path, summary: dict[str, Any]) -> Scan:
+    """Return the scan of a run folder from its tensors and numbers."""
+    tensors = load_file(path)
+    subspace = RefusalSubspace(
+        tensors["basis"], summary["method"], summary["best_layer"], tuple(summary["layers"]), summary["separation"]
+    )
+    rows = tuple(LayerSeparation(**row) for row in summary["separations"])
+    openings = RefusalOpenings(tensors["openings"])
+    return Scan(subspace, rows, tensors["ablation_direction"], summary["ablation_layer"], openings)
+
+
+def _states(loaded: LoadedModel, asked: Sequence[Asked], what: str, progress: Progress) -> Tensor:
+    sequences = encode_all(loaded.tokenizer, [a.prompt for a in asked])
+    advance = counter(progress, what, len(sequences))
+    return collect_activations(loaded.model, loaded.architecture, sequences, advance=advance).states
+
+
+@torch.inference_mode()
+def _strongest(
+    loaded: LoadedModel,
+    directions: Float[Tensor, "layers width"],
+    targets: Sequence[Asked],
+    openings: RefusalOpenings,
+    progress: Progress,
+) -> int:
+    sequences = encode_all(loaded.tokenizer, [a.prompt for a in targets[:_ABLATION_PROMPTS]])
+    low, high = (round(share * loaded.depth) for share in _ABLATION_LAYERS)
+    candidates = range(min(low, loaded.depth - 1), max(high, low + 1))
+    advance = counter(progress, "scan: directional ablation by layer", len(candidates))
+    scores = {}
+    for layer in candidates:
+        with ablated_direction(loaded.model, loaded.architecture, directions[layer].to(loaded.model.device)):
+            hidden = scored_hidden(loaded.model, sequences, 1)
+        scores[layer] = float(openings.score(logits_from_hidden(loaded.model, hidden[:, -1])).mean())
+        advance(1)
+    return min(scores, key=lambda layer: scores[layer])

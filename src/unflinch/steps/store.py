@@ -1,0 +1,85 @@
+"""Tensors of unfinished patches in the run folder, and the figures that are shown when a step ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+
+from unflinch.artifacts import LowRankFactors, Patch
+from unflinch.run_folder import RunFolder
+
+
+def save_factors(folder: RunFolder, name: str, patch: Patch) -> None:
+    """Keep a patch as bare factors: not a PEFT folder, because nothing has passed the guard yet."""
+
+    def write(path: Path) -> None:
+        tensors = {}
+        for module, factors in patch.factors.items():
+            tensors[f"{module}|a"] = factors.a.contiguous()
+            tensors[f"{module}|b"] = factors.b.contiguous()
+        save_file(tensors, path)
+
+    folder.write_file(folder.step_file(name, ".safetensors"), write)
+
+
+def load_factors(folder: RunFolder, name: str, base_hash: str) -> Patch:
+    """Return a patch kept by `save_factors`."""
+    tensors = load_file(folder.step_file(name, ".safetensors"))
+    modules = sorted({key.rpartition("|")[0] for key in tensors})
+    return Patch({m: LowRankFactors(tensors[f"{m}|a"], tensors[f"{m}|b"]) for m in modules}, base_hash)
+
+
+def checkpoints(folder: RunFolder, base_hash: str) -> Callable[[str, Callable[[], Patch]], Patch]:
+    """Return a function that makes a stage's patch once and afterwards reads it from the run folder."""
+
+    def checkpoint(stage: str, make: Callable[[], Patch]) -> Patch:
+        name = f"fit_{stage}"
+        if not folder.step_file(name, ".safetensors").is_file():
+            save_factors(folder, name, make())
+        return load_factors(folder, name, base_hash)
+
+    return checkpoint
+
+
+def baseline_headline(data: dict[str, Any]) -> dict[str, Any]:
+    """Return what is shown when the baseline ends."""
+    rows = [row for part in ("fit", "select") for row in data[part]["targets"]]
+    keeps = [row for part in ("fit", "select") for kind in ("keep", "guard") for row in data[part][kind]]
+    return {
+        "targets_refused": f"{sum(r['label'] == 'refuses' for r in rows)} of {len(rows)}",
+        "keeps_refused": f"{sum(r['label'] == 'refuses' for r in keeps)} of {len(keeps)}",
+    }
+
+
+def scan_headline(data: dict[str, Any]) -> dict[str, Any]:
+    """Return what is shown when the scan ends."""
+    layers = data["layers"]
+    return {
+        "separation": data["separation"],
+        "method": data["method"].replace("_", " "),
+        "layers": f"{layers[0]} to {layers[-1]} of {data['number_of_layers']}",
+    }
+
+
+def fit_headline(data: dict[str, Any]) -> dict[str, Any]:
+    """Return what is shown when the fit ends."""
+    last = data["stages"][-1]
+    return {
+        "targets_left": f"{100 * last['targets_refused_share']:.0f} %",
+        "keeps_lost": f"{100 * last['keep_lost_share']:.0f} %",
+        "first_token_KL": last["kl_first_token_mean"],
+    }
+
+
+def validate_headline(data: dict[str, Any]) -> dict[str, Any]:
+    """Return what is shown when the validation ends."""
+    results = data["results"]
+    targets, keep, guard = (results[kind] for kind in ("targets", "keep", "guard"))
+    return {
+        "targets_left": f"{targets['refused_after']} of {targets['n']}",
+        "keeps_lost": f"{keep['refused_before'] - keep['refused_after']} of {keep['n']}",
+        "guard_lost": f"{guard['refused_before'] - guard['refused_after']} of {guard['n']}",
+    }

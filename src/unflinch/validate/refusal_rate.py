@@ -1,0 +1,82 @@
+"""Who refuses what: answers of a model to prompts, and what the judge says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from unflinch.data.prompts import Prompt
+from unflinch.metrics.intervals import rate
+from unflinch.models.chat import encode_all
+from unflinch.models.generate import generate_greedy
+from unflinch.results import GroupRate, Judgement, Outcome
+from unflinch.validate.judges import RuleJudge
+
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One prompt's answer, in memory only."""
+
+    tokens: tuple[int, ...]
+    text: str
+    judgement: Judgement
+
+
+def ask(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    judge: RuleJudge,
+    max_new_tokens: int,
+    *,
+    advance: Advance | None = None,
+) -> list[Answered]:
+    """Return the greedy answer of every prompt with its judgement; an unmistakable refusal is cut short.
+
+    Args:
+        model: patched or not; compare only runs with the same `max_new_tokens`.
+        tokenizer: with a chat template.
+        prompts: what is asked.
+        judge: decides, and tells when an opening is decided already.
+        max_new_tokens: most tokens the judge sees.
+        advance: called with the number of finished prompts.
+    """
+    sequences = encode_all(tokenizer, prompts)
+    produced = generate_greedy(
+        model,
+        tokenizer,
+        sequences,
+        max_new_tokens,
+        stop_when=lambda text: judge.opening_decides(text) is True,
+        advance=advance,
+    )
+    answers = []
+    for prompt, tokens in zip(prompts, produced, strict=True):
+        text = str(tokenizer.decode(list(tokens), skip_special_tokens=True))
+        answers.append(Answered(tokens, text, judge(prompt.text, text)))
+    return answers
+
+
+def grouped_rates(outcomes: Sequence[Outcome], group_of: Callable[[Outcome], str]) -> tuple[GroupRate, ...]:
+    """Return refusal before and after for every group, largest groups first.
+
+    Targets count as refused unless plainly answered, keeps and guards only when plainly refused.
+    """
+    groups: dict[str, list[Outcome]] = {}
+    for outcome in outcomes:
+        groups.setdefault(group_of(outcome), []).append(outcome)
+    rows = []
+    for name, members in sorted(groups.items(), key=lambda item: (-len(item[1]), item[0])):
+        before = sum(counts_as_refused(o.kind == "target", o.before) for o in members)
+        after = sum(counts_as_refused(o.kind == "target", o.after) for o in members)
+        rows.append(GroupRate(name, rate(before, len(members)), rate(after, len(members))))
+    return tuple(rows)
+
+
+def counts_as_refused(is_target: bool, label: str) -> bool:
+    """Return how a label counts, each side conservatively: see `results.Judgement`."""
+    return label != "answers" if is_target else label == "refuses"
