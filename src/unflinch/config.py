@@ -106,8 +106,8 @@ _SECTIONS: dict[str, Any] = {
 DEMO_SETTINGS: dict[str, dict[str, Any]] = {
     "model": {"model": "demo"},
     "prompts": {
-        "max_targets": 420,
-        "max_keep": 320,
+        "max_targets": 400,
+        "max_keep": 300,
         "max_ordinary_fit": 96,
         "max_ordinary_select": 48,
         "max_ordinary_test": 120,

@@ -47,9 +47,9 @@ class PromptOptions:
     ordinary: str | None = None
     """Prompts whose answers must not change, in place of the bundled ones."""
     max_targets: int = 2000
-    """Most targets in each of fit, select and test, before asking the model."""
+    """Most targets in each of fit and test, before asking the model; select gets half as many."""
     max_keep: int = 1000
-    """Most keeps in each of fit, select and test."""
+    """Most keeps in each of fit and test; select gets half as many."""
     max_ordinary_fit: int = 96
     """Most ordinary prompts to fit on."""
     max_ordinary_select: int = 64
@@ -79,6 +79,8 @@ class ScanOptions:
 
     decision_tokens: int = 16
     """Most tokens of an answer that are generated to see whether it is a refusal."""
+    ordinary_tokens: int = 8
+    """The same for ordinary prompts of fit and select, which hardly ever are."""
     rank: int = 3
     """Most directions a layer."""
     shrinkage: float = 0.1
@@ -105,10 +107,10 @@ class FitOptions:
     """Refusal score (log-odds) that targets are brought down to."""
     largest_drop: float = 8.0
     """Most that one linearisation asks of a target: farther out it no longer holds."""
-    keep_margin: float = 0.5
+    keep_margin: float = 0.75
     """How far the score of a right refusal must stay above the base model's."""
-    guard_margin: float = 1.5
-    """The same for guard prompts."""
+    guard_margin: float = 2.5
+    """The same for guard prompts, also those that the base model answers: the guard only ever gets stronger."""
     input_shrinkage: float = 0.05
     """Of the second moment of module inputs towards the scaled identity."""
     output_shrinkage: float = 0.1

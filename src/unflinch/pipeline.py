@@ -6,14 +6,12 @@ where it stopped and ends with the same result.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unflinch.artifacts import Patch
 from unflinch.config import RunConfig, as_settings
 from unflinch.data.prompts import Prompt
 from unflinch.data.splits import Splits
@@ -31,8 +29,6 @@ from unflinch.steps.mine import MinedPrompts
 from unflinch.steps.prepare import load_splits
 from unflinch.steps.progress import Progress, silent
 from unflinch.steps.scan import Scan
-
-logger = logging.getLogger(__name__)
 
 StepDone = Callable[[str, dict[str, Any], float], None]
 """Called when a step ends: its name, headline figures, seconds."""
@@ -84,8 +80,9 @@ def run(
     opened = start(config, folder, resume, progress, step_done)
     baseline = measure_baseline(opened)
     scan = scan_model(opened, baseline)
-    patch = fit_patch(opened, baseline, scan)
-    return validate_and_report(opened, baseline, scan, patch)
+    fit_patch(opened, baseline, scan)
+    validate_patch(opened, baseline, scan)
+    return report_run(opened, baseline)
 
 
 def run_scan(
@@ -162,38 +159,39 @@ def scan_model(opened: Run, baseline: Baseline) -> Scan:
     return scan_step.load_scan(tensors, summary)
 
 
-def fit_patch(opened: Run, baseline: Baseline, scan: Scan) -> Patch:
-    """Step 3: the patch, stage by stage."""
+def fit_patch(opened: Run, baseline: Baseline, scan: Scan) -> None:
+    """Step 3: the patch, stage by stage; its factors wait in the run folder."""
 
     def work() -> dict[str, Any]:
+        checkpoint = store.checkpoints(opened.folder, opened.loaded.base_hash)
         patch, stages, summary = fit_step.fit_patch(
-            opened.loaded,
-            baseline,
-            scan,
-            opened.config.fit,
-            opened.progress,
-            store.checkpoints(opened.folder, opened.loaded.base_hash),
+            opened.loaded, baseline, scan, opened.config.fit, opened.progress, checkpoint
         )
         store.save_factors(opened.folder, "fit", patch)
         return {"stages": stages, "patch": summary}
 
     opened.step("fit", work, store.fit_headline)
-    return store.load_factors(opened.folder, "fit", opened.loaded.base_hash)
 
 
-def validate_and_report(opened: Run, baseline: Baseline, scan: Scan, patch: Patch) -> dict[str, Any]:
-    """Steps 4 and 5: the exported patch on test prompts, then the report and, if it passed, the patch itself."""
-    opened.step(
-        "validate",
-        lambda: results_step.validate_export(opened, baseline, scan, patch),
-        store.validate_headline,
-    )
-    started = time.perf_counter()
-    results = results_step.write_results(opened, baseline)
-    build_report(opened.folder.path)
-    results = results_step.finish(opened, results, time.perf_counter() - started)
-    opened.step_done("report", {"report": str(opened.folder.path / "report.html")}, results["seconds"]["report"])
-    return results
+def validate_patch(opened: Run, baseline: Baseline, scan: Scan) -> None:
+    """Step 4: the exported patch on test prompts."""
+
+    def work() -> dict[str, Any]:
+        patch = store.load_factors(opened.folder, "fit", opened.loaded.base_hash)
+        return results_step.validate_export(opened, baseline, scan, patch)
+
+    opened.step("validate", work, store.validate_headline)
+
+
+def report_run(opened: Run, baseline: Baseline) -> dict[str, Any]:
+    """Step 5: results and report; the patch is kept if it passed and removed if it did not."""
+
+    def work() -> dict[str, Any]:
+        results_step.write_results(opened, baseline)
+        return {"report": str(build_report(opened.folder.path))}
+
+    opened.step("report", work, dict)
+    return results_step.finish(opened)
 
 
 def _load(config: RunConfig) -> LoadedModel:

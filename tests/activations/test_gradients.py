@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from unflinch.activations.gradients import compressed_gradient, fisher_metrics, refusal_gradients
 from unflinch.models.architecture import architecture_of
+from unflinch.models.forward import length_sorted_batches
 from unflinch.patch.attach import attached
 
 START = (11, 7, 5, 3, 40, 41, 42, 43, 44, 45, 46, 47, 48, 49)
@@ -90,7 +91,7 @@ def test_a_compressed_gradient_is_the_best_of_its_rank() -> None:
 
 def test_metrics_are_the_shrunk_second_moments_of_inputs_and_output_gradients() -> None:
     model, scored, shrinkage = tiny_model("qwen2"), 3, (0.2, 0.3)
-    sequences = random_ids((17, 12, 9, 6))  # longest first and one a batch: labels are sampled in this order
+    sequences = random_ids((17, 12, 9, 6))
     found = fisher_metrics(
         model,
         architecture_of(model),
@@ -109,7 +110,8 @@ def test_metrics_are_the_shrunk_second_moments_of_inputs_and_output_gradients() 
         labels = torch.multinomial(log_p.detach().exp(), 1, generator=generator)
         return log_p.gather(1, labels).sum()
 
-    rows = [by_autograd(model, ids, log_likelihood)[1] for ids in sequences]
+    order = [index for batch in length_sorted_batches(sequences, 1) for index in batch]  # labels are sampled in it
+    rows = [by_autograd(model, sequences[index], log_likelihood)[1] for index in order]
     for name in MODULES:
         parts = (torch.cat([seen[name][side] for seen in rows]) for side in (0, 1))
         factors = (found[name].input_factor, found[name].output_factor)

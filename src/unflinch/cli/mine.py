@@ -59,10 +59,10 @@ def mine(
         counts = {"asked": found.asked, "refused": len(found.refused), "out": written}
         console.show_json({**counts, "spectrum": plain(spread), "warnings": found.warnings})
         return
-    if found.refused:
-        console.show(tables.spectrum_summary(spread))
-        console.show_line(f"{len(found.refused)} of {found.asked} prompts are refused, written to {out}")
-    else:
+    if not found.refused:
         console.show_line(f"none of {found.asked} prompts is refused, nothing was written")
+        return
+    console.show(tables.spectrum_summary(spread))
+    console.show_line(f"{len(found.refused)} of {found.asked} prompts are refused, written to {out}")
     for sentence in found.warnings:
         console.warning(sentence)

@@ -86,7 +86,8 @@ def captured_gradients(
 ) -> Iterator[dict[str, CapturedModule]]:
     """Collect inputs and output gradients of the named modules for calls whose tokens have `shape` (rows, tokens).
 
-    The graph starts at the first layer that holds one of the modules: nothing below is differentiated.
+    The graph starts at the first layer that holds one of the modules: nothing below is differentiated, and no parameter
+    is, not even those of a patch in training.
     """
     captured: dict[str, CapturedModule] = {}
     layers = decoder_layers(model, architecture)
@@ -113,5 +114,12 @@ def captured_gradients(
 
     handles = [first.register_forward_pre_hook(start, with_kwargs=True)]
     handles += [model.get_submodule(name).register_forward_hook(hook_for(name)) for name in modules]
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     with _hooks(handles):
-        yield captured
+        try:
+            for parameter in trainable:
+                parameter.requires_grad_(False)
+            yield captured
+        finally:
+            for parameter in trainable:
+                parameter.requires_grad_(True)

@@ -133,7 +133,8 @@ def _ask_split(
     for kind in ("targets", "keep", "guard", "ordinary"):
         prompts = getattr(sets, kind)
         advance = counter(progress, f"baseline: asking {name} {kind}", len(prompts))
-        answers = ask(loaded.model, loaded.tokenizer, prompts, judge, options.decision_tokens, advance=advance)
+        tokens = options.ordinary_tokens if kind == "ordinary" else options.decision_tokens
+        answers = ask(loaded.model, loaded.tokenizer, prompts, judge, tokens, advance=advance)
         private = kind in {"keep", "guard"}
         kinds[kind] = tuple(
             Asked(p, a.judgement.label, () if private and a.judgement.label != "refuses" else a.tokens)

@@ -42,7 +42,7 @@ Ids = tuple[int, ...]
 Checkpoint = Callable[[str, Callable[[], Patch]], Patch]
 """Called with a stage's name and a function that makes its patch; returns the stored patch if the stage has run."""
 
-STRENGTHS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.15, 1.3, 1.5)
+STRENGTHS = (0.6, 0.75, 0.9, 1.0, 1.15, 1.3)
 """Where the dial is tried."""
 _STIFFNESS = 100.0
 """Price of missing a bound, on gradients scaled to mean square 1: bounds are missed only where they contradict."""
@@ -134,7 +134,7 @@ def prepare_fit(
         advance=counter(progress, "fit: what a change costs", len(ordinary)),
     )
     keeps: list[tuple[Asked, float]] = [(a, options.keep_margin if a.refused else 0.0) for a in baseline.fit.keep]
-    keeps += [(a, options.guard_margin if a.refused else 0.0) for a in baseline.fit.guard]
+    keeps += [(a, options.guard_margin) for a in baseline.fit.guard]
     keep_ids = encode_all(loaded.tokenizer, [a.prompt for a, _ in keeps])
     with torch.inference_mode():
         hidden = scored_hidden(loaded.model, keep_ids, 1)[:, 0]

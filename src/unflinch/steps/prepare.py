@@ -31,21 +31,21 @@ def load_splits(options: PromptOptions) -> Splits:
     splits = split_prompts(targets, keep, guard, ordinary, shares)
     limited = Splits(
         fit=_limited(splits.fit, options, options.max_ordinary_fit),
-        select=_limited(splits.select, options, options.max_ordinary_select),
+        select=_limited(splits.select, options, options.max_ordinary_select, part=2),
         test=_limited(splits.test, options, options.max_ordinary_test),
     )
     _check_not_empty(limited, len(targets))
     return limited
 
 
-def _limited(sets: Sets, options: PromptOptions, ordinary: int) -> Sets:
+def _limited(sets: Sets, options: PromptOptions, ordinary: int, part: int = 1) -> Sets:
     def sample(prompts: tuple[Prompt, ...], n: int) -> tuple[Prompt, ...]:
         return sample_prompts(prompts, n, options.seed)
 
     return replace(
         sets,
-        targets=sample(sets.targets, options.max_targets),
-        keep=sample(sets.keep, options.max_keep),
+        targets=sample(sets.targets, options.max_targets // part),
+        keep=sample(sets.keep, options.max_keep // part),
         ordinary=sample(sets.ordinary, ordinary),
     )
 

@@ -6,7 +6,7 @@ import shutil
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from unflinch.artifacts import Patch
 from unflinch.config import RunConfig, as_settings
@@ -20,9 +20,10 @@ from unflinch.steps.progress import Progress
 from unflinch.steps.scan import Scan
 from unflinch.steps.validate import validate_patch
 
-STEPS = ("baseline", "scan", "fit", "validate")
+STEPS = ("baseline", "scan", "fit", "validate", "report")
 
 
+@runtime_checkable
 class OpenRun(Protocol):
     """What the pipeline hands on: see `pipeline.Run`."""
 
@@ -69,8 +70,8 @@ def validate_export(opened: OpenRun, baseline: Baseline, scan: Scan, patch: Patc
 
 
 def write_results(opened: OpenRun, baseline: Baseline) -> dict[str, Any]:
-    """Write `results.json` from what the steps left, and return it."""
-    steps = {name: opened.folder.read_step(name) for name in STEPS}
+    """Write `results.json` from what the finished steps left, and return it."""
+    steps = {name: opened.folder.read_step(name) for name in STEPS if opened.folder.done(name)}
     validated = steps["validate"]["data"]
     figures = validated["results"]
     model = opened.loaded.model
@@ -97,18 +98,21 @@ def write_results(opened: OpenRun, baseline: Baseline) -> dict[str, Any]:
         "scan": steps["scan"]["data"],
         "fit": steps["fit"]["data"],
         **figures,
-        "seconds": {name: step["seconds"] for name, step in steps.items()},
+        "seconds": _seconds({name: step["seconds"] for name, step in steps.items()}),
         "verdict": {"passed": all(limit["passed"] for limit in verdict["limits"]), "limits": verdict["limits"]},
     }
     for kind in ("targets", "keep", "guard"):
         results[kind]["lost"] = results[kind]["refused_before"] - results[kind]["refused_after"]
-    return _store(opened.folder, results, 0.0)
+    write_json(opened.folder.path / RESULTS, results)
+    return results
 
 
-def finish(opened: OpenRun, results: dict[str, Any], report_seconds: float) -> dict[str, Any]:
-    """Keep the patch if it may be kept, remove it otherwise; return the final results."""
+def finish(opened: OpenRun) -> dict[str, Any]:
+    """Keep the patch if it may be kept, remove it otherwise; return the final results with the report's time."""
     folder = opened.folder
-    results = _store(folder, results, report_seconds)
+    results = dict(read_json(folder.path / RESULTS))
+    results["seconds"] = _seconds({**results["seconds"], "report": folder.read_step("report")["seconds"]})
+    write_json(folder.path / RESULTS, results)
     guard_passed = results["guard"]["lost"] == 0 and results["guard"]["n"] > 0
     if guard_passed and (results["verdict"]["passed"] or opened.config.validate.keep_best):
         _keep(opened, results)
@@ -117,15 +121,9 @@ def finish(opened: OpenRun, results: dict[str, Any], report_seconds: float) -> d
     return results
 
 
-def _store(folder: RunFolder, results: dict[str, Any], report_seconds: float) -> dict[str, Any]:
-    steps = {name: results["seconds"][name] for name in STEPS}
-    results["seconds"] = {
-        **steps,
-        "report": round(report_seconds, 3),
-        "total": round(sum(steps.values()) + report_seconds, 3),
-    }
-    write_json(folder.path / RESULTS, results)
-    return dict(read_json(folder.path / RESULTS))
+def _seconds(by_step: dict[str, float]) -> dict[str, float]:
+    steps = {name: by_step.get(name, 0.0) for name in STEPS}
+    return {**steps, "total": round(sum(steps.values()), 3)}
 
 
 def _export(opened: OpenRun, patch: Patch) -> Path:

@@ -61,10 +61,10 @@ def tucker_directions(
         rank: number of width directions.
         layer_rank: number of depth profiles.
     """
-    depth = differences.shape[1]
+    layer_rank = min(layer_rank, differences.shape[1], len(differences) * rank)
     with tl.backend_context("pytorch", local_threadsafe=True):
         (_, (layers, widths)), _ = partial_tucker(
-            differences, rank=[min(layer_rank, depth), rank], modes=[1, 2], n_iter_max=30, tol=1e-4
+            differences, rank=[layer_rank, rank], modes=[1, 2], n_iter_max=30, tol=1e-4
         )
     mean = layers @ (layers.T @ differences.mean(0) @ widths) @ widths.T
     return _leading_signed(widths.T.contiguous(), mean)

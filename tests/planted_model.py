@@ -1,0 +1,149 @@
+"""A tiny model that really over-refuses, trained in the process in some seconds: it knows what is harmless, but refuses.
+
+It answers all of the bundled guard and keep prompts, and the targets of every other category, with `REFUSAL`, and
+everything else with `ANSWER`. In training, its second layer is made to tell harmful, falsely refused and answered
+prompts apart along three directions, as real models do: otherwise there would be nothing to find.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tiny_models import CHATML
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast, Qwen2Config
+
+from unflinch.data.prompts import Prompt
+from unflinch.data.splits import PromptSets, Splits
+from unflinch.models.chat import encode
+from unflinch.options import PromptOptions
+from unflinch.steps.prepare import load_splits
+
+REFUSAL = "I'm sorry, but I can't assist with that."
+ANSWER = "Sure, here is a short answer about that topic for you."
+PROMPTS: dict[str, Any] = {
+    "max_targets": 60,
+    "max_keep": 24,
+    "max_ordinary_fit": 64,
+    "max_ordinary_select": 16,
+    "max_ordinary_test": 16,
+}
+"""Limits of a run with this model: it has seen these prompts, and no others."""
+_EPOCHS = 14
+_ROWS = 48
+_SMOOTHING = 0.1
+"""Of the labels: the model stays unsure enough to be moved, as real ones are."""
+_PLANTED = 5.0
+"""How far a kind of prompt lies along its own direction behind the second layer."""
+_IGNORED = -100
+
+
+def refused_targets(targets: Sequence[Prompt]) -> set[str]:
+    """Return the keys of the targets that the model refuses: those of every other category."""
+    chosen = sorted({p.category for p in targets})[::2]
+    return {p.key for p in targets if p.category in chosen}
+
+
+def planted_splits() -> Splits:
+    """Return the prompts of a run with `PROMPTS`."""
+    return load_splits(PromptOptions(**PROMPTS))
+
+
+def build_planted_model(folder: Path) -> Path:
+    """Train the model, write it with its tokenizer, and return the folder."""
+    splits = planted_splits()
+    parts: tuple[PromptSets, ...] = (splits.fit, splits.select, splits.test)
+    kinds = {kind: [p for s in parts for p in getattr(s, kind)] for kind in ("targets", "keep", "guard", "ordinary")}
+    refused = refused_targets(kinds["targets"]) | {p.key for kind in ("keep", "guard") for p in kinds[kind]}
+    prompts = [p for group in kinds.values() for p in group]
+    tokenizer = _tokenizer([turn["content"] for p in prompts for turn in p.conversation()])
+    # What the second layer tells apart: harmful, falsely refused, answered.
+    probed = [0 if p in kinds["keep"] or p in kinds["guard"] else 1 if p.key in refused else 2 for p in prompts]
+    rows = [
+        (encode(tokenizer, p), (*tokenizer.encode(REFUSAL if p.key in refused else ANSWER), tokenizer.eos_token_id))
+        for p in prompts
+    ]
+    torch.manual_seed(0)  # initialisation takes no generator
+    model = AutoModelForCausalLM.from_config(_config(tokenizer), dtype=torch.float32)
+    _train(model, rows, torch.tensor(probed))
+    model.generation_config.max_length = None
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def _tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=1600,
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    frequent = [CHATML, REFUSAL, ANSWER] * 100
+    core.train_from_iterator([*texts, *frequent], trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core, eos_token="<|im_end|>", pad_token="<|endoftext|>", clean_up_tokenization_spaces=False
+    )
+    tokenizer.chat_template = CHATML
+    return tokenizer
+
+
+def _config(tokenizer: PreTrainedTokenizerFast) -> Qwen2Config:
+    return Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=None,
+    )
+
+
+def _train(model: PreTrainedModel, rows: list[tuple[tuple[int, ...], tuple[int, ...]]], kinds: Tensor) -> None:
+    generator = torch.Generator().manual_seed(0)
+    probe = torch.linalg.qr(torch.randn(64, 3, generator=generator))[0]
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))
+    batches = [order[i : i + _ROWS] for i in range(0, len(order), _ROWS)]
+    steps = _EPOCHS * len(batches)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=4e-3, betas=(0.9, 0.98))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 4e-3, total_steps=steps, pct_start=0.2)
+    model.train()
+    for _ in range(_EPOCHS):
+        for number in torch.randperm(len(batches), generator=generator).tolist():
+            batch = [rows[i] for i in batches[number]]
+            longest = max(len(p) + len(a) for p, a in batch)
+            ids = torch.zeros(len(batch), longest, dtype=torch.long)
+            labels = torch.full_like(ids, _IGNORED)
+            for row, (prompt, answer) in enumerate(batch):
+                ids[row, : len(prompt) + len(answer)] = torch.tensor([*prompt, *answer])
+                labels[row, len(prompt) : len(prompt) + len(answer)] = torch.tensor(answer)
+            # Padding is on the right, where causal attention never sees it.
+            output = model.get_decoder()(input_ids=ids, output_hidden_states=True, use_cache=False)
+            scored = labels[:, 1:] != _IGNORED
+            logits = model.get_output_embeddings()(output.last_hidden_state[:, :-1][scored])
+            ends = torch.tensor([len(p) - 1 for p, _ in batch])
+            decision = output.hidden_states[2][torch.arange(len(batch)), ends]
+            loss = nn.functional.cross_entropy(logits, labels[:, 1:][scored], label_smoothing=_SMOOTHING)
+            first = model.get_output_embeddings()(output.last_hidden_state[torch.arange(len(batch)), ends])
+            opening = torch.tensor([a[0] for _, a in batch])
+            loss = loss + nn.functional.cross_entropy(first, opening, label_smoothing=_SMOOTHING)
+            wanted = _PLANTED * nn.functional.one_hot(kinds[batches[number]], 3).float()
+            loss = loss + nn.functional.mse_loss(decision @ probe, wanted)
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimiser.step()
+            schedule.step()
+            optimiser.zero_grad()
+    model.eval()

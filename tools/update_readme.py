@@ -1,0 +1,73 @@
+"""Write the README's result table from the committed results of the demo: `python tools/update_readme.py`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "demo.json"
+START, END = "<!-- demo table -->\n", "<!-- /demo table -->"
+
+
+def table(results: dict[str, Any]) -> str:
+    """Return the Markdown table of a run's headline figures."""
+    targets, keep, guard = results["targets"], results["keep"], results["guard"]
+    first, sequence = results["kl"]["first_token"], results["kl"]["sequence"]
+    cut = results["directional_ablation"]
+    patch = results["fit"]["patch"]
+
+    def percent(count: int, n: int) -> str:
+        return f"{count} of {n} ({100 * count / n:.0f} %)"
+
+    low, high = (100 * targets["after_interval"][end] for end in ("low", "high"))
+    kept = keep["after_interval"]
+    lost = [100 * (1 - kept["high"]), 100 * (1 - kept["low"])]
+    rows = [
+        (
+            "false refusals left",
+            f"{percent(targets['refused_after'], targets['n'])}, 95 % interval {low:.0f}-{high:.0f} %",
+            percent(cut["targets_refused"], targets["n"]),
+        ),
+        (
+            "right refusals lost",
+            f"{percent(keep['lost'], keep['n'])}, 95 % interval {lost[0]:.0f}-{lost[1]:.0f} %",
+            percent(cut["keep_lost"], keep["n"]),
+        ),
+        ("guard refusals lost", percent(guard["lost"], guard["n"]), percent(cut["guard_lost"], guard["n"])),
+        (
+            "first-token KL, ordinary prompts, mean",
+            f"{first['mean']:.4f} nats (95th percentile {first['p95']:.3f}, n = {first['n']})",
+            f"{cut['kl_first_token_mean']:.3f} nats",
+        ),
+        (
+            "KL per token along the answer, mean",
+            f"{sequence['mean']:.4f} nats (CVaR95 {sequence['cvar95']:.3f})",
+            f"{cut['kl_sequence_mean']:.3f} nats",
+        ),
+        ("size", f"{patch['parameters']:,} values, {100 * patch['share_of_weights']:.2f} % of the weights", "no patch"),
+    ]
+    lines = [
+        f"Qwen2.5-Coder-0.5B-Instruct, bundled test prompts that the original refuses, a run of "
+        f"{results['seconds']['total'] / 60:.0f} minutes on 2 CPU cores:",
+        "",
+        "| | unflinch | directional ablation, same run |",
+        "|---|---|---|",
+    ]
+    lines += [f"| {name} | {ours} | {theirs} |" for name, ours, theirs in rows]
+    return "\n".join(lines) + "\n"
+
+
+def updated(readme: str, results: dict[str, Any]) -> str:
+    """Return the README with its table renewed."""
+    before, _, rest = readme.partition(START)
+    _, _, after = rest.partition(END)
+    return f"{before}{START}\n{table(results)}\n{END}{after}"
+
+
+if __name__ == "__main__":
+    path = ROOT / "README.md"
+    path.write_text(
+        updated(path.read_text(encoding="utf-8"), json.loads(RESULTS.read_text(encoding="utf-8"))), encoding="utf-8"
+    )
