@@ -1,4 +1,4 @@
-"""A tiny model that really over-refuses, trained in the process in some seconds: it knows what is harmless, but refuses.
+"""A tiny real model that over-refuses, trained in the process: what the pipeline is tested on without any download.
 
 It answers all of the bundled guard and keep prompts, and the targets of every other category, with `REFUSAL`, and
 everything else with `ANSWER`. In training, its second layer is made to tell harmful, falsely refused and answered
@@ -37,7 +37,7 @@ _EPOCHS = 14
 _ROWS = 48
 _SMOOTHING = 0.1
 """Of the labels: the model stays unsure enough to be moved, as real ones are."""
-_PLANTED = 5.0
+_PLANTED = 2.0
 """How far a kind of prompt lies along its own direction behind the second layer."""
 _IGNORED = -100
 
@@ -63,13 +63,11 @@ def build_planted_model(folder: Path) -> Path:
     tokenizer = _tokenizer([turn["content"] for p in prompts for turn in p.conversation()])
     # What the second layer tells apart: harmful, falsely refused, answered.
     probed = [0 if p in kinds["keep"] or p in kinds["guard"] else 1 if p.key in refused else 2 for p in prompts]
-    rows = [
-        (encode(tokenizer, p), (*tokenizer.encode(REFUSAL if p.key in refused else ANSWER), tokenizer.eos_token_id))
-        for p in prompts
-    ]
+    answers = [(*tokenizer.encode(text), tokenizer.eos_token_id) for text in (ANSWER, REFUSAL)]
+    rows = [(encode(tokenizer, p), int(p.key in refused)) for p in prompts]
     torch.manual_seed(0)  # initialisation takes no generator
     model = AutoModelForCausalLM.from_config(_config(tokenizer), dtype=torch.float32)
-    _train(model, rows, torch.tensor(probed))
+    _train(model, rows, answers, torch.tensor(probed))
     model.generation_config.max_length = None
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -111,7 +109,9 @@ def _config(tokenizer: PreTrainedTokenizerFast) -> Qwen2Config:
     )
 
 
-def _train(model: PreTrainedModel, rows: list[tuple[tuple[int, ...], tuple[int, ...]]], kinds: Tensor) -> None:
+def _train(
+    model: PreTrainedModel, rows: list[tuple[tuple[int, ...], int]], answers: list[tuple[int, ...]], kinds: Tensor
+) -> None:
     generator = torch.Generator().manual_seed(0)
     probe = torch.linalg.qr(torch.randn(64, 3, generator=generator))[0]
     order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))
@@ -122,13 +122,15 @@ def _train(model: PreTrainedModel, rows: list[tuple[tuple[int, ...], tuple[int, 
     model.train()
     for _ in range(_EPOCHS):
         for number in torch.randperm(len(batches), generator=generator).tolist():
-            batch = [rows[i] for i in batches[number]]
+            # The rest of an answer follows its opening, whatever the prompt: some rows go on with the other.
+            swap = torch.randint(4, (len(batches[number]),), generator=generator).eq(0).tolist()
+            batch = [(rows[i][0], answers[rows[i][1] ^ s]) for i, s in zip(batches[number], swap, strict=True)]
             longest = max(len(p) + len(a) for p, a in batch)
             ids = torch.zeros(len(batch), longest, dtype=torch.long)
             labels = torch.full_like(ids, _IGNORED)
             for row, (prompt, answer) in enumerate(batch):
                 ids[row, : len(prompt) + len(answer)] = torch.tensor([*prompt, *answer])
-                labels[row, len(prompt) : len(prompt) + len(answer)] = torch.tensor(answer)
+                labels[row, len(prompt) : len(prompt) + len(answer)] = torch.tensor([_IGNORED, *answer[1:]])
             # Padding is on the right, where causal attention never sees it.
             output = model.get_decoder()(input_ids=ids, output_hidden_states=True, use_cache=False)
             scored = labels[:, 1:] != _IGNORED
@@ -137,7 +139,7 @@ def _train(model: PreTrainedModel, rows: list[tuple[tuple[int, ...], tuple[int, 
             decision = output.hidden_states[2][torch.arange(len(batch)), ends]
             loss = nn.functional.cross_entropy(logits, labels[:, 1:][scored], label_smoothing=_SMOOTHING)
             first = model.get_output_embeddings()(output.last_hidden_state[torch.arange(len(batch)), ends])
-            opening = torch.tensor([a[0] for _, a in batch])
+            opening = torch.tensor([answers[rows[i][1]][0] for i in batches[number]])
             loss = loss + nn.functional.cross_entropy(first, opening, label_smoothing=_SMOOTHING)
             wanted = _PLANTED * nn.functional.one_hot(kinds[batches[number]], 3).float()
             loss = loss + nn.functional.mse_loss(decision @ probe, wanted)

@@ -108,8 +108,8 @@ DEMO_SETTINGS: dict[str, dict[str, Any]] = {
     "prompts": {
         "max_targets": 400,
         "max_keep": 300,
-        "max_ordinary_fit": 96,
-        "max_ordinary_select": 48,
+        "max_ordinary_fit": 64,
+        "max_ordinary_select": 32,
         "max_ordinary_test": 120,
     },
     "validate": {"kl_tokens": 24, "answer_tokens": 24},

@@ -6,18 +6,13 @@ where it stopped and ends with the same result.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unflinch.config import RunConfig, as_settings
+from unflinch.config import RunConfig
 from unflinch.data.prompts import Prompt
-from unflinch.data.splits import Splits
-from unflinch.models.load import LoadedModel, load_model
 from unflinch.report.build import build_report
-from unflinch.run_folder import RunFolder, open_run
+from unflinch.run_folder import RunFolder
 from unflinch.steps import baseline as baseline_step
 from unflinch.steps import fit as fit_step
 from unflinch.steps import mine as mine_step
@@ -26,33 +21,9 @@ from unflinch.steps import scan as scan_step
 from unflinch.steps import store
 from unflinch.steps.baseline import Baseline
 from unflinch.steps.mine import MinedPrompts
-from unflinch.steps.prepare import load_splits
+from unflinch.steps.opened import Run, StepDone, load_from, start_run
 from unflinch.steps.progress import Progress, silent
 from unflinch.steps.scan import Scan
-
-StepDone = Callable[[str, dict[str, Any], float], None]
-"""Called when a step ends: its name, headline figures, seconds."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """An open run: the folder, the model, the prompts, and who is told."""
-
-    config: RunConfig
-    folder: RunFolder
-    loaded: LoadedModel
-    splits: Splits
-    progress: Progress
-    step_done: StepDone
-
-    def step(self, name: str, work: Callable[[], Any], headline: Callable[[Any], dict[str, Any]]) -> Any:
-        """Return a step's stored result, computing it first if it has not finished yet."""
-        if not self.folder.done(name):
-            started = time.perf_counter()
-            self.folder.write_step(name, work(), time.perf_counter() - started)
-        stored = self.folder.read_step(name)
-        self.step_done(name, headline(stored["data"]), stored["seconds"])
-        return stored["data"]
 
 
 def run(
@@ -77,7 +48,7 @@ def run(
     Raises:
         InputError: for anything that the user can put right; see `errors`.
     """
-    opened = start(config, folder, resume, progress, step_done)
+    opened = start_run(config, folder, resume, progress, step_done)
     baseline = measure_baseline(opened)
     scan = scan_model(opened, baseline)
     fit_patch(opened, baseline, scan)
@@ -94,7 +65,7 @@ def run_scan(
     step_done: StepDone | None = None,
 ) -> dict[str, Any]:
     """Run baseline and scan only; return what the scan found. Arguments as for `run`."""
-    opened = start(config, folder, resume, progress, step_done)
+    opened = start_run(config, folder, resume, progress, step_done)
     scan = scan_model(opened, measure_baseline(opened))
     return {**scan.summary(), "separations": list(scan.separations)}
 
@@ -108,7 +79,7 @@ def run_fit(
     step_done: StepDone | None = None,
 ) -> dict[str, Any]:
     """Run baseline, scan and fit only; return the stages of the fit. Arguments as for `run`."""
-    opened = start(config, folder, resume, progress, step_done)
+    opened = start_run(config, folder, resume, progress, step_done)
     baseline = measure_baseline(opened)
     fit_patch(opened, baseline, scan_model(opened, baseline))
     return dict(opened.folder.read_step("fit")["data"])
@@ -124,14 +95,7 @@ def run_validate(
 
 def mine(config: RunConfig, candidates: tuple[Prompt, ...], *, progress: Progress | None = None) -> MinedPrompts:
     """Return the candidates that the model really refuses, with warnings about their breadth."""
-    return mine_step.mine_prompts(_load(config), candidates, config.scan, progress or silent)
-
-
-def start(config: RunConfig, folder: Path, resume: bool, progress: Progress | None, step_done: StepDone | None) -> Run:
-    """Return an open run: prompts are checked first, then the folder is made, then the model is loaded."""
-    splits = load_splits(config.prompts)
-    opened = open_run(folder, as_settings(config), resume)
-    return Run(config, opened, _load(config), splits, progress or silent, step_done or (lambda *_: None))
+    return mine_step.mine_prompts(load_from(config.model), candidates, config.scan, progress or silent)
 
 
 def measure_baseline(opened: Run) -> Baseline:
@@ -192,14 +156,3 @@ def report_run(opened: Run, baseline: Baseline) -> dict[str, Any]:
 
     opened.step("report", work, dict)
     return results_step.finish(opened)
-
-
-def _load(config: RunConfig) -> LoadedModel:
-    options = config.model
-    return load_model(
-        options.model,
-        dtype=options.dtype,
-        device=options.device,
-        revision=options.revision,
-        trust_remote_code=options.trust_remote_code,
-    )

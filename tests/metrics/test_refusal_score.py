@@ -1,4 +1,4 @@
-"""The refusal score is the log-odds of a refusing opening, mined from the model's own answers."""
+"""The refusal score: mined weights, log-odds, gradients."""
 
 from __future__ import annotations
 
@@ -11,48 +11,48 @@ from hypothesis import strategies as st
 
 from unflinch.metrics.refusal_score import RefusalOpenings, mine_openings
 
-VOCABULARY = 12
+
+def test_weights_are_the_share_of_answers_with_an_opening_that_are_refusals() -> None:
+    answers = [(3, 9)] * 4 + [(5, 1)] * 3 + [(3, 2)] + [(7,)] + [()]
+    refused = [True] * 4 + [True, True, False] + [False] + [True] + [True]
+    weights = mine_openings(answers, refused, 10).weights
+    assert weights[3].item() == pytest.approx(4 / 5.5)
+    assert weights[5].item() == pytest.approx(2 / 3.5)
+    assert weights[7].item() == 0  # seen once only
+    assert int((weights > 0).sum()) == 2
 
 
-def test_an_opening_weighs_the_share_of_its_answers_that_refuse() -> None:
-    answers = [(1, 5), (1, 6), (1, 7), (2, 5), (2, 5), (3, 1), (), (4, 4), (4, 4)]
-    refused = [True, True, False, True, True, True, False, False, False]
-    weights = mine_openings(answers, refused, VOCABULARY, prior=0.5).weights
-    expected = torch.zeros(VOCABULARY)
-    expected[1], expected[2] = 2 / 3.5, 2 / 2.5  # token 3 opened one refusal only
-    torch.testing.assert_close(weights, expected)
+def test_a_single_refusal_counts_where_there_is_no_other() -> None:
+    assert mine_openings([(3,), (4,)], [True, False], 6).weights[3].item() == pytest.approx(1 / 1.5)
 
 
-def test_a_single_refusal_is_enough_where_there_are_no_more() -> None:
-    assert mine_openings([(1,), (2,)], [True, False], VOCABULARY).weights.nonzero().tolist() == [[1]]
+def test_a_model_that_refuses_nothing_has_no_openings() -> None:
+    with pytest.raises(ValueError, match="refused nothing"):
+        mine_openings([(1,), ()], [False, True], 4)
 
 
-@given(st.lists(st.tuples(st.integers(0, VOCABULARY - 1), st.booleans()), min_size=1, max_size=30))
-def test_weights_are_shares_and_only_refusals_have_any(seen: list[tuple[int, bool]]) -> None:
-    answers, refused = [(token,) for token, _ in seen], [r for _, r in seen]
-    if not any(refused):
-        with pytest.raises(ValueError, match="refused nothing"):
-            mine_openings(answers, refused, VOCABULARY)
-        return
-    weights = mine_openings(answers, refused, VOCABULARY).weights
-    assert ((weights >= 0) & (weights < 1)).all()
-    assert weights.any()
-    assert {int(i) for i in weights.nonzero()} <= {token for token, r in seen if r}
-
-
-def test_the_score_is_the_log_odds_by_hand_and_grows_with_a_refusing_token() -> None:
-    openings = RefusalOpenings(torch.tensor([0.0, 0.9, 0.5]))
-    logits = torch.tensor([[1.0, 2.0, 0.5], [0.0, 0.0, 0.0]])
-    for row, found in zip(logits.tolist(), openings.score(logits).tolist(), strict=True):
+@given(seed=st.integers(0, 10_000), scale=st.sampled_from([0.1, 1.0, 4.0]))
+def test_the_score_equals_the_log_odds_in_float64(seed: int, scale: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(3, 20, generator=generator) * scale
+    weights = torch.rand(20, generator=generator) * 0.9
+    found = RefusalOpenings(weights).score(logits)
+    for row, score in zip(logits.tolist(), found.tolist(), strict=True):
         total = math.fsum(map(math.exp, row))
-        p = (0.9 * math.exp(row[1]) + 0.5 * math.exp(row[2])) / total
-        assert found == pytest.approx(math.log(p / (1 - p)), rel=1e-5)
-    raised = logits + torch.tensor([0.0, 1.0, 0.0])
-    assert (openings.score(raised) > openings.score(logits)).all()
+        p = math.fsum(w * math.exp(x) / total for w, x in zip(weights.tolist(), row, strict=True))
+        assert score == pytest.approx(math.log(p / (1 - p)), rel=1e-4, abs=1e-4)
 
 
-def test_the_score_stays_finite_where_a_refusal_is_certain_or_impossible() -> None:
-    openings = RefusalOpenings(torch.tensor([0.0, 1.0]))
-    scores = openings.score(torch.tensor([[500.0, 0.0], [0.0, 500.0]]).bfloat16())
-    assert torch.isfinite(scores).all()
-    assert scores[0] < -10 < 10 < scores[1]
+@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize("height", [1.0, 30.0, 1e4])
+def test_score_and_gradient_are_finite_however_sure_the_model_is(place: int, height: float) -> None:
+    logits = torch.zeros(1, 6)
+    logits[0, place] = height
+    logits.requires_grad_(True)
+    weights = torch.zeros(6)
+    weights[0] = 1.0
+    score = RefusalOpenings(weights).score(logits)
+    score.sum().backward()
+    assert logits.grad is not None
+    assert score.isfinite().all() and logits.grad.isfinite().all()
+    assert (score > 0).item() == (place == 0 and height > 2)

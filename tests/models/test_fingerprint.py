@@ -30,7 +30,16 @@ def test_one_changed_weight_changes_the_hash(name: str) -> None:
     assert weight_hash(model) != weight_hash(changed)
 
 
-def test_the_same_values_under_other_names_or_shapes_have_another_hash() -> None:
+def test_the_same_values_under_another_name_or_in_another_shape_have_another_hash() -> None:
+    hashes = set()
+    for name, shape in (("extra", (2, 3)), ("other", (2, 3)), ("extra", (3, 2))):
+        model = tiny_model("qwen2")
+        setattr(model, name, nn.Parameter(torch.arange(6.0).reshape(shape)))
+        hashes.add(weight_hash(model))
+    assert len(hashes) == 3
+
+
+def test_two_modules_that_change_places_change_the_hash() -> None:
     model, swapped = tiny_model("qwen2"), tiny_model("qwen2")
     layer = swapped.model.layers[0].mlp
     layer.gate_proj, layer.up_proj = layer.up_proj, layer.gate_proj

@@ -86,6 +86,16 @@ def test_pickled_weights_alone_are_refused_without_being_opened(folder: Path, mo
         load_model(str(folder), device="cpu")
 
 
+def test_pickled_weights_are_not_taken_where_the_safetensors_are_not_the_models(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "model.safetensors").rename(folder / "adapter.safetensors")
+    torch.save(tiny_model("llama").state_dict(), folder / "pytorch_model.bin")
+    monkeypatch.setattr(torch, "load", lambda *_args, **_kwargs: pytest.fail("unpickled"))
+    with pytest.raises(ModelError, match="cannot load the model"):
+        load_model(str(folder), dtype="float32", device="cpu")
+
+
 def test_pickled_weights_beside_safetensors_are_left_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "pytorch_model.bin").write_bytes(b"no pickle at all")
     monkeypatch.setattr(torch, "load", lambda *_args, **_kwargs: pytest.fail("unpickled"))

@@ -81,6 +81,10 @@ class SelectPanel:
         self.tokens = answer_tokens
         self.base = self._states()
 
+    def untouched(self) -> FitStage:
+        """Return what the base model does: by the choice of prompts it refuses all, and its KL is zero."""
+        return FitStage("base", 1.0, 0.0, 0.0, 0.0, "before anything is changed")
+
     @torch.inference_mode()
     def measure(self, name: str, note: str = "") -> FitStage:
         """Return how the model as it stands does."""
@@ -238,7 +242,7 @@ def fit_patch(
     """
     inputs = prepare_fit(loaded, baseline, scan, options, progress)
     panel = SelectPanel(loaded, baseline, scan, options.answer_tokens)
-    stages = [panel.measure("base", "before anything is changed")]
+    stages = [panel.untouched()]
     sequences = len(inputs.targets) + len(inputs.keeps)
     best: Patch | None = None
     for number in range(options.rounds):

@@ -6,54 +6,22 @@ import shutil
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from unflinch.artifacts import Patch
-from unflinch.config import RunConfig, as_settings
-from unflinch.data.splits import Splits
-from unflinch.models.load import LoadedModel
+from unflinch.config import as_settings
 from unflinch.patch.save import load_patch, save_patch
 from unflinch.report.model_card import model_card
-from unflinch.run_folder import RESULTS, RunFolder, disk_error, plain, read_json, write_json
+from unflinch.run_folder import RESULTS, disk_error, plain, read_json, write_json
 from unflinch.steps.baseline import Baseline
-from unflinch.steps.progress import Progress
+from unflinch.steps.opened import Run
 from unflinch.steps.scan import Scan
 from unflinch.steps.validate import validate_patch
 
 STEPS = ("baseline", "scan", "fit", "validate", "report")
 
 
-@runtime_checkable
-class OpenRun(Protocol):
-    """What the pipeline hands on: see `pipeline.Run`."""
-
-    @property
-    def config(self) -> RunConfig:
-        """All options."""
-        ...
-
-    @property
-    def folder(self) -> RunFolder:
-        """The run folder."""
-        ...
-
-    @property
-    def loaded(self) -> LoadedModel:
-        """The base model."""
-        ...
-
-    @property
-    def splits(self) -> Splits:
-        """All prompts."""
-        ...
-
-    @property
-    def progress(self) -> Progress:
-        """Who is told how far the step is."""
-        ...
-
-
-def validate_export(opened: OpenRun, baseline: Baseline, scan: Scan, patch: Patch) -> dict[str, Any]:
+def validate_export(opened: Run, baseline: Baseline, scan: Scan, patch: Patch) -> dict[str, Any]:
     """Export the patch under a waiting name, read it back, and return what it does on test prompts."""
     loaded = opened.loaded
     exported = load_patch(_export(opened, patch))
@@ -69,7 +37,7 @@ def validate_export(opened: OpenRun, baseline: Baseline, scan: Scan, patch: Patc
     return {"results": results, "counts": counts}
 
 
-def write_results(opened: OpenRun, baseline: Baseline) -> dict[str, Any]:
+def write_results(opened: Run, baseline: Baseline) -> dict[str, Any]:
     """Write `results.json` from what the finished steps left, and return it."""
     steps = {name: opened.folder.read_step(name) for name in STEPS if opened.folder.done(name)}
     validated = steps["validate"]["data"]
@@ -107,7 +75,7 @@ def write_results(opened: OpenRun, baseline: Baseline) -> dict[str, Any]:
     return results
 
 
-def finish(opened: OpenRun) -> dict[str, Any]:
+def finish(opened: Run) -> dict[str, Any]:
     """Keep the patch if it may be kept, remove it otherwise; return the final results with the report's time."""
     folder = opened.folder
     results = dict(read_json(folder.path / RESULTS))
@@ -126,7 +94,7 @@ def _seconds(by_step: dict[str, float]) -> dict[str, float]:
     return {**steps, "total": round(sum(steps.values()), 3)}
 
 
-def _export(opened: OpenRun, patch: Patch) -> Path:
+def _export(opened: Run, patch: Patch) -> Path:
     waiting = opened.folder.unverified_patch
     try:
         shutil.rmtree(waiting, ignore_errors=True)
@@ -135,7 +103,7 @@ def _export(opened: OpenRun, patch: Patch) -> Path:
         raise disk_error(waiting, error) from error
 
 
-def _keep(opened: OpenRun, results: dict[str, Any]) -> None:
+def _keep(opened: Run, results: dict[str, Any]) -> None:
     folder = opened.folder
     if not folder.unverified_patch.exists():  # resumed after the patch was accepted
         return
