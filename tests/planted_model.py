@@ -1,8 +1,8 @@
 """A tiny real model that over-refuses, trained in the process: what the pipeline is tested on without any download.
 
 It answers all of the bundled guard and keep prompts, and the targets of every other category, with `REFUSAL`, and
-everything else with `ANSWER`. In training, its second layer is made to tell harmful, falsely refused and answered
-prompts apart along three directions, as real models do: otherwise there would be nothing to find.
+everything else with `ANSWER`. In training, a probe that is then thrown away makes its second layer tell harmful, falsely
+refused and answered prompts apart, as real models do: otherwise there would be nothing to find.
 """
 
 from __future__ import annotations
@@ -37,8 +37,6 @@ _EPOCHS = 14
 _ROWS = 48
 _SMOOTHING = 0.1
 """Of the labels: the model stays unsure enough to be moved, as real ones are."""
-_PLANTED = 2.0
-"""How far a kind of prompt lies along its own direction behind the second layer."""
 _IGNORED = -100
 
 
@@ -113,11 +111,11 @@ def _train(
     model: PreTrainedModel, rows: list[tuple[tuple[int, ...], int]], answers: list[tuple[int, ...]], kinds: Tensor
 ) -> None:
     generator = torch.Generator().manual_seed(0)
-    probe = torch.linalg.qr(torch.randn(64, 3, generator=generator))[0]
+    probe = nn.Linear(64, 3)
     order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))
     batches = [order[i : i + _ROWS] for i in range(0, len(order), _ROWS)]
     steps = _EPOCHS * len(batches)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=4e-3, betas=(0.9, 0.98))
+    optimiser = torch.optim.AdamW([*model.parameters(), *probe.parameters()], lr=4e-3, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 4e-3, total_steps=steps, pct_start=0.2)
     model.train()
     for _ in range(_EPOCHS):
@@ -141,8 +139,7 @@ def _train(
             first = model.get_output_embeddings()(output.last_hidden_state[torch.arange(len(batch)), ends])
             opening = torch.tensor([answers[rows[i][1]][0] for i in batches[number]])
             loss = loss + nn.functional.cross_entropy(first, opening, label_smoothing=_SMOOTHING)
-            wanted = _PLANTED * nn.functional.one_hot(kinds[batches[number]], 3).float()
-            loss = loss + nn.functional.mse_loss(decision @ probe, wanted)
+            loss = loss + nn.functional.cross_entropy(probe(decision), kinds[batches[number]])
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimiser.step()

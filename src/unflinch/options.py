@@ -103,7 +103,7 @@ class FitOptions:
     """Tokens of each answer on which the patch is fitted."""
     rounds: int = 2
     """Linearisations of the closed form, each at the patch of the one before."""
-    goal: float = -4.0
+    goal: float = -5.0
     """Refusal score (log-odds) that targets are brought down to."""
     largest_drop: float = 8.0
     """Most that one linearisation asks of a target: farther out it no longer holds."""

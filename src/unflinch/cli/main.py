@@ -62,6 +62,8 @@ def unflinch(
     logger.handlers = [_LogLines()]
     logger.setLevel(logging.DEBUG if debug else logging.WARNING)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # Threads that wait for each other sleep: on a computer that does other work too, spinning costs most of the time.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     if not debug:
         # Read when these libraries are imported, which the commands do: their bars and warnings are not for the user.
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
