@@ -1,8 +1,8 @@
 """A tiny real model that over-refuses, trained in the process: what the pipeline is tested on without any download.
 
 It answers all of the bundled guard and keep prompts, and the targets of every other category, with `REFUSAL`, and
-everything else with `ANSWER`. In training, a probe that is then thrown away makes its second layer tell harmful, falsely
-refused and answered prompts apart, as real models do: otherwise there would be nothing to find.
+everything else with `ANSWER`. In training, a probe that is then thrown away makes its second layer tell harmful,
+falsely refused and answered prompts apart, as real models do: otherwise there would be nothing to find.
 """
 
 from __future__ import annotations
@@ -82,8 +82,9 @@ def _tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    frequent = [CHATML, REFUSAL, ANSWER] * 100
-    core.train_from_iterator([*texts, *frequent], trainer)
+    core.train_from_iterator([*texts, *[CHATML, ANSWER] * 100], trainer)
+    # One token, so that a refusal is one decision, and not a sentence that a change may break off.
+    core.add_tokens([REFUSAL])
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=core, eos_token="<|im_end|>", pad_token="<|endoftext|>", clean_up_tokenization_spaces=False
     )
@@ -120,9 +121,7 @@ def _train(
     model.train()
     for _ in range(_EPOCHS):
         for number in torch.randperm(len(batches), generator=generator).tolist():
-            # The rest of an answer follows its opening, whatever the prompt: some rows go on with the other.
-            swap = torch.randint(4, (len(batches[number]),), generator=generator).eq(0).tolist()
-            batch = [(rows[i][0], answers[rows[i][1] ^ s]) for i, s in zip(batches[number], swap, strict=True)]
+            batch = [(rows[i][0], answers[rows[i][1]]) for i in batches[number]]
             longest = max(len(p) + len(a) for p, a in batch)
             ids = torch.zeros(len(batch), longest, dtype=torch.long)
             labels = torch.full_like(ids, _IGNORED)

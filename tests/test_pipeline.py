@@ -18,12 +18,13 @@ import pytest
 import torch
 from peft import PeftModel
 from planted_model import ANSWER, PROMPTS, REFUSAL, build_planted_model, planted_splits
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from unflinch import pipeline
 from unflinch.config import RunConfig, make_config
 from unflinch.data.prompts import bundled, guard_prompts
-from unflinch.errors import PromptSetError, RunFolderError
+from unflinch.errors import InputError, PromptSetError, RunFolderError
 from unflinch.models.load import load_model
 from unflinch.results import Judgement
 from unflinch.run_folder import RunFolder
@@ -36,10 +37,29 @@ from unflinch.validate.judges import RuleJudge
 SETTINGS: dict[str, dict[str, Any]] = {
     "prompts": PROMPTS,
     "scan": {"decision_tokens": 12},
-    "fit": {"rank": 2, "rounds": 2, "answer_tokens": 4, "fine_tune_steps": 2},
-    "validate": {"answer_tokens": 14, "kl_tokens": 6},
+    "fit": {
+        "rank": 2,
+        "rounds": 3,
+        "answer_tokens": 4,
+        "fine_tune_steps": 2,
+        "goal": -1.0,
+        "largest_drop": 3.0,
+        "keep_margin": 1.0,
+        "guard_margin": 3.0,
+        "keep_budget": 0.0,
+        "kl_budget": 0.3,
+    },
+    "validate": {
+        "answer_tokens": 12,
+        "kl_tokens": 6,
+        "max_targets_refused": 0.75,
+        "max_kl_first_token": 1.0,
+        "max_kl_cvar95": 5.0,
+    },
 }
-STEPS = ("baseline", "scan", "fit", "validate")
+"""Generous: so tiny a model has little room between what is right and what is wrong."""
+STEPS = ("baseline", "scan", "fit", "validate", "report")
+KINDS = ("target", "keep", "guard")
 
 
 @pytest.fixture(scope="session")
@@ -68,8 +88,9 @@ def comparable(results: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in results.items() if key not in {"created", "seconds", "name"}}
 
 
-def patch_tensors(folder: Path) -> bytes:
-    return (folder / "patch" / "adapter_model.safetensors").read_bytes()
+def patch_tensors(folder: Path) -> dict[str, list[list[float]]]:
+    """Return the tensors; the file's own bytes depend on the order of its metadata, which is random."""
+    return {name: tensor.tolist() for name, tensor in load_file(folder / "patch" / "adapter_model.safetensors").items()}
 
 
 def steps_done(folder: Path) -> list[str]:
@@ -80,9 +101,7 @@ def copied(finished: Path, folder: Path, without: tuple[str, ...]) -> Path:
     """Return a copy of the finished run as it was before these steps."""
     shutil.copytree(finished, folder)
     shutil.rmtree(folder / "patch", ignore_errors=True)
-    for name in (f"steps/{step}.json" for step in without):
-        (folder / name).unlink()
-    for name in ("results.json", "report.html"):
+    for name in (*(f"steps/{step}.json" for step in (*without, "report")), "results.json", "report.html"):
         (folder / name).unlink()
     if "fit" in without:
         for factors in (folder / "steps").glob("fit*.safetensors"):
@@ -112,14 +131,14 @@ def test_a_run_writes_every_figure_and_the_report(finished: Path) -> None:
     for name in ("targets_refused", "keep_lost", "guard_lost", "kl_first_token_mean"):
         assert results["directional_ablation"][name] >= 0
     seconds = results["seconds"]
-    assert seconds["total"] == pytest.approx(sum(seconds[name] for name in (*STEPS, "report")), abs=0.01)
+    assert seconds["total"] == pytest.approx(sum(seconds[name] for name in STEPS), abs=0.01)
     assert results["verdict"]["passed"] == all(limit["passed"] for limit in results["verdict"]["limits"])
     assert "<html" in (finished / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_run_brings_false_refusals_down_and_keeps_the_right_ones(finished: Path) -> None:
     results = results_of(finished)
-    assert results["targets"]["refused_after"] < 0.5 * results["targets"]["refused_before"]
+    assert results["targets"]["refused_after"] <= 0.75 * results["targets"]["refused_before"]
     assert results["guard"]["lost"] == 0
     assert results["verdict"]["passed"], [limit for limit in results["verdict"]["limits"] if not limit["passed"]]
 
@@ -144,9 +163,7 @@ def test_answers_to_keep_and_guard_prompts_are_nowhere_in_the_run_folder(finishe
             assert not any(row["tokens"] for row in baseline[part][kind] if row["label"] != "refuses")
 
 
-KINDS = ("target", "keep", "guard")
-
-
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft's
 def test_plain_peft_loads_the_patch_and_it_changes_refusals_into_answers(planted: Path, finished: Path) -> None:
     loaded = load_model(str(planted), dtype="float32", device="cpu")
     base = AutoModelForCausalLM.from_pretrained(planted, dtype=torch.float32).eval()
@@ -163,7 +180,8 @@ def test_plain_peft_loads_the_patch_and_it_changes_refusals_into_answers(planted
         assert [int(patched(input_ids=row).logits[0, -1].argmax()) for row in ids] == [sure] * len(ids)
         with patched.disable_adapter():
             assert all(
-                torch.equal(patched(input_ids=row).logits[0, -1], logits) for row, logits in zip(ids, before, strict=True)
+                torch.equal(patched(input_ids=row).logits[0, -1], logits)
+                for row, logits in zip(ids, before, strict=True)
             )
 
 
@@ -187,6 +205,9 @@ def test_where_the_guard_is_lost_neither_patch_nor_factors_are_left(
     assert results["guard"]["lost"] > 0 and not results["verdict"]["passed"]
     assert not list(folder.rglob("*adapter*")) and not list(folder.rglob("fit*.safetensors"))
     assert not (folder / "patch").exists()
+    again = pipeline.run(config_for(planted), folder, resume=True)  # reads back what it found
+    assert comparable(again) == comparable(results)
+    assert not list(folder.rglob("fit*.safetensors")) and not (folder / "patch").exists()
 
 
 def test_keep_best_does_not_keep_a_patch_that_loses_one_guard_refusal(
@@ -249,8 +270,8 @@ class Interrupted(Exception):
 PLACES: dict[str, tuple[Any, str]] = {
     "baseline": (baseline_step, "_noise_floor"),
     "scan": (scan_step, "model_openings"),
-    "fit": (fit_step, "choose_strength"),
-    "fit, after its first stage": (fit_step, "fine_tuned"),
+    "fit, after the closed form": (fit_step, "fine_tuned"),
+    "fit, at its end": (fit_step, "choose_strength"),
     "validate": (results_step, "validate_patch"),
     "report": (pipeline, "build_report"),
     "keeping the patch": (RunFolder, "accept_patch"),
@@ -341,9 +362,8 @@ def test_targets_that_may_not_be_used_are_turned_down_before_anything_is_made(
         "nothing": [],
     }[what]
     targets = write_targets(tmp_path / "targets.jsonl", rows)
-    messages = {"a guard prompt": "guard prompt", "one category": "one category", "nothing": ""}
-    errors = PromptSetError if what != "nothing" else Exception
-    with pytest.raises(errors, match=messages[what]):
+    messages = {"a guard prompt": "guard prompt", "one category": "one category", "nothing": "prompts"}
+    with pytest.raises(InputError if what == "nothing" else PromptSetError, match=messages[what]):
         pipeline.run(config_for(planted, prompts={"targets": str(targets)}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf, isfinite
 
 from unflinch.errors import ConfigError
 
 
 def _at_least(name: str, value: float, minimum: float) -> None:
-    if value < minimum:
+    if not minimum <= value < inf:
         raise ConfigError(f"option {name} is {value}; expected at least {minimum}")
+
+
+def _above_zero(name: str, value: float) -> None:
+    if not 0 < value < inf:
+        raise ConfigError(f"option {name} is {value}; expected more than 0")
 
 
 def _share(name: str, value: float) -> None:
@@ -91,6 +97,7 @@ class ScanOptions:
         _at_least("scan.decision_tokens", self.decision_tokens, 4)
         _at_least("scan.rank", self.rank, 1)
         _share("scan.shrinkage", self.shrinkage)
+        _above_zero("scan.shrinkage", self.shrinkage)
 
 
 @dataclass(frozen=True)
@@ -137,8 +144,9 @@ class FitOptions:
         for name in ("constrained_steps", "fine_tune_steps", "keep_margin", "guard_margin"):
             _at_least(f"fit.{name}", getattr(self, name), 0)
         for name in ("learning_rate", "kl_budget", "input_shrinkage", "output_shrinkage", "largest_drop"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"option fit.{name} is {getattr(self, name)}; expected more than 0")
+            _above_zero(f"fit.{name}", getattr(self, name))
+        if not isfinite(self.goal):
+            raise ConfigError(f"option fit.goal is {self.goal}; expected a number")
         _share("fit.keep_budget", self.keep_budget)
 
 
@@ -167,3 +175,5 @@ class ValidateOptions:
         _at_least("validate.kl_tokens", self.kl_tokens, 2)
         for name in ("max_targets_refused", "max_keep_lost"):
             _share(f"validate.{name}", getattr(self, name))
+        for name in ("max_kl_first_token", "max_kl_cvar95"):
+            _above_zero(f"validate.{name}", getattr(self, name))

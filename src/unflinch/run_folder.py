@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,8 @@ class RunFolder:
             write(unfinished)
             os.replace(unfinished, path)
         except OSError as error:
-            unfinished.unlink(missing_ok=True)
+            with suppress(OSError):
+                unfinished.unlink(missing_ok=True)
             raise disk_error(path, error) from error
 
     def accept_patch(self) -> None:
@@ -122,7 +124,7 @@ def open_run(path: Path, settings: Mapping[str, Any], resume: bool) -> RunFolder
                 "resume with the same ones or give another --name"
             )
         return run
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    if path.exists() and (not path.is_dir() or any(f.name != f".{SETTINGS}.unfinished" for f in path.iterdir())):
         raise RunFolderError(f"{path} exists and is no run folder; give another --name")
     write_json(file, given)
     return run
