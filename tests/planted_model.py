@@ -27,6 +27,7 @@ REFUSAL = "I'm sorry, but I can't assist with that."
 ANSWER = "Sure, here is a short answer about that topic for you."
 PROMPTS: dict[str, Any] = {
     "max_targets": 60,
+    "max_targets_test": 60,
     "max_keep": 24,
     "max_ordinary_fit": 64,
     "max_ordinary_select": 16,

@@ -28,9 +28,10 @@ def test_a_real_model_refuses_less_at_a_fraction_of_ablations_cost_and_plain_pef
 ) -> None:
     config = make_config(
         {
-            "model": {"model": "demo", "dtype": "float32", "device": "cpu"},
+            "model": {"model": "demo", "device": "cpu"},
             "prompts": {
                 "max_targets": 60,
+                "max_targets_test": 60,
                 "max_keep": 40,
                 "max_ordinary_fit": 32,
                 "max_ordinary_select": 16,

@@ -164,12 +164,13 @@ def test_answers_to_keep_and_guard_prompts_are_nowhere_in_the_run_folder(finishe
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft's
-def test_plain_peft_loads_the_patch_and_it_changes_refusals_into_answers(planted: Path, finished: Path) -> None:
+def test_plain_peft_loads_the_patch_and_it_takes_refusals_away(planted: Path, finished: Path) -> None:
     loaded = load_model(str(planted), dtype="float32", device="cpu")
     base = AutoModelForCausalLM.from_pretrained(planted, dtype=torch.float32).eval()
-    sorry, sure = (loaded.tokenizer.encode(text)[0] for text in (REFUSAL, ANSWER))
+    (sorry,) = loaded.tokenizer.encode(REFUSAL)
     cured = [o for o in results_of(finished)["outcomes"] if o["kind"] == "target" and o["after"] == "answers"]
     by_text = {p.text: p for p in planted_splits().test.targets}
+    assert cured
     chats = [by_text[o["text"]].conversation() for o in cured[:4]]
     rows = [loaded.tokenizer.apply_chat_template(c, add_generation_prompt=True, return_tensors="pt") for c in chats]
     ids = [row["input_ids"] if not isinstance(row, torch.Tensor) else row for row in rows]
@@ -177,7 +178,7 @@ def test_plain_peft_loads_the_patch_and_it_changes_refusals_into_answers(planted
         before = [base(input_ids=row).logits[0, -1] for row in ids]
         assert [int(logits.argmax()) for logits in before] == [sorry] * len(ids)
         patched = PeftModel.from_pretrained(base, str(finished / "patch"))
-        assert [int(patched(input_ids=row).logits[0, -1].argmax()) for row in ids] == [sure] * len(ids)
+        assert sorry not in [int(patched(input_ids=row).logits[0, -1].argmax()) for row in ids]
         with patched.disable_adapter():
             assert all(
                 torch.equal(patched(input_ids=row).logits[0, -1], logits)
@@ -252,7 +253,7 @@ def forgive(folder: Path, **validate: Any) -> None:
 def test_a_patch_that_misses_a_limit_is_written_only_with_keep_best(
     planted: Path, finished: Path, tmp_path: Path, keep_best: bool
 ) -> None:
-    impossible = {"max_kl_first_token": 0.0, "keep_best": keep_best}
+    impossible = {"max_kl_first_token": 1e-9, "keep_best": keep_best}
     folder = copied(finished, tmp_path / "run", ("validate",))
     forgive(folder, **impossible)
     results = pipeline.run(config_for(planted, validate=impossible), folder, resume=True)
@@ -278,6 +279,7 @@ PLACES: dict[str, tuple[Any, str]] = {
 }
 
 
+@pytest.mark.slow
 def test_a_run_interrupted_in_every_step_ends_as_an_uninterrupted_one(
     planted: Path, finished: Path, tmp_path: Path
 ) -> None:
@@ -299,6 +301,7 @@ def test_a_run_interrupted_in_every_step_ends_as_an_uninterrupted_one(
     assert patch_tensors(folder) == patch_tensors(finished)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_to_the_same_results(planted: Path, finished: Path, tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "whole"
     toml = tmp_path / "run.toml"

@@ -107,6 +107,7 @@ DEMO_SETTINGS: dict[str, dict[str, Any]] = {
     "model": {"model": "demo"},
     "prompts": {
         "max_targets": 400,
+        "max_targets_test": 460,
         "max_keep": 300,
         "max_ordinary_fit": 64,
         "max_ordinary_select": 32,

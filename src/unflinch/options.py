@@ -53,7 +53,9 @@ class PromptOptions:
     ordinary: str | None = None
     """Prompts whose answers must not change, in place of the bundled ones."""
     max_targets: int = 2000
-    """Most targets in each of fit and test, before asking the model; select gets half as many."""
+    """Most targets in fit, before asking the model; select gets half as many."""
+    max_targets_test: int = 2000
+    """Most targets in test, before asking the model."""
     max_keep: int = 1000
     """Most keeps in each of fit and test; select gets half as many."""
     max_ordinary_fit: int = 96
@@ -71,7 +73,14 @@ class PromptOptions:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        for name in ("max_targets", "max_keep", "max_ordinary_fit", "max_ordinary_select", "max_ordinary_test"):
+        for name in (
+            "max_targets",
+            "max_targets_test",
+            "max_keep",
+            "max_ordinary_fit",
+            "max_ordinary_select",
+            "max_ordinary_test",
+        ):
             _at_least(f"prompts.{name}", getattr(self, name), 4)
         for name in ("fit_share", "select_share"):
             _share(f"prompts.{name}", getattr(self, name))
@@ -114,9 +123,9 @@ class FitOptions:
     """Refusal score (log-odds) that targets are brought down to."""
     largest_drop: float = 8.0
     """Most that one linearisation asks of a target: farther out it no longer holds."""
-    keep_margin: float = 0.75
+    keep_margin: float = 0.5
     """How far the score of a right refusal must stay above the base model's."""
-    guard_margin: float = 2.5
+    guard_margin: float = 4.0
     """The same for guard prompts, also those that the base model answers: the guard only ever gets stronger."""
     input_shrinkage: float = 0.05
     """Of the second moment of module inputs towards the scaled identity."""

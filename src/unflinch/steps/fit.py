@@ -122,7 +122,10 @@ def ordinary_sequences(loaded: LoadedModel, sets: BaselineSet, tokens: int) -> l
 def prepare_fit(
     loaded: LoadedModel, baseline: Baseline, scan: Scan, options: FitOptions, progress: Progress
 ) -> FitInputs:
-    """Return the edited modules with what changing them costs, and the prompts that bound the update."""
+    """Return the edited modules with what changing them costs, and the prompts that bound the update.
+
+    Guard prompts of `select` bound it too: no choice needs them, and every bound makes the guard stronger.
+    """
     architecture = loaded.architecture
     modules = [f"{architecture.layers}.{layer}.{w}" for layer in scan.subspace.layers for w in architecture.writers]
     ordinary = ordinary_sequences(loaded, baseline.fit, options.answer_tokens)
@@ -138,7 +141,7 @@ def prepare_fit(
         advance=counter(progress, "fit: what a change costs", len(ordinary)),
     )
     keeps: list[tuple[Asked, float]] = [(a, options.keep_margin if a.refused else 0.0) for a in baseline.fit.keep]
-    keeps += [(a, options.guard_margin) for a in baseline.fit.guard]
+    keeps += [(a, options.guard_margin) for a in baseline.fit.guard + baseline.select.guard]
     keep_ids = encode_all(loaded.tokenizer, [a.prompt for a, _ in keeps])
     with torch.inference_mode():
         hidden = scored_hidden(loaded.model, keep_ids, 1)[:, 0]

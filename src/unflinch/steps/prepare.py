@@ -30,22 +30,24 @@ def load_splits(options: PromptOptions) -> Splits:
     shares = (options.fit_share, options.select_share, 1 - options.fit_share - options.select_share)
     splits = split_prompts(targets, keep, guard, ordinary, shares)
     limited = Splits(
-        fit=_limited(splits.fit, options, options.max_ordinary_fit),
-        select=_limited(splits.select, options, options.max_ordinary_select, part=2),
-        test=_limited(splits.test, options, options.max_ordinary_test),
+        fit=_limited(splits.fit, options, options.max_targets, options.max_keep, options.max_ordinary_fit),
+        select=_limited(
+            splits.select, options, options.max_targets // 2, options.max_keep // 2, options.max_ordinary_select
+        ),
+        test=_limited(splits.test, options, options.max_targets_test, options.max_keep, options.max_ordinary_test),
     )
     _check_not_empty(limited, len(targets))
     return limited
 
 
-def _limited(sets: Sets, options: PromptOptions, ordinary: int, part: int = 1) -> Sets:
+def _limited(sets: Sets, options: PromptOptions, targets: int, keep: int, ordinary: int) -> Sets:
     def sample(prompts: tuple[Prompt, ...], n: int) -> tuple[Prompt, ...]:
         return sample_prompts(prompts, n, options.seed)
 
     return replace(
         sets,
-        targets=sample(sets.targets, options.max_targets // part),
-        keep=sample(sets.keep, options.max_keep // part),
+        targets=sample(sets.targets, targets),
+        keep=sample(sets.keep, keep),
         ordinary=sample(sets.ordinary, ordinary),
     )
 
