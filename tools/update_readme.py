@@ -56,6 +56,13 @@ def table(results: dict[str, Any]) -> str:
         "|---|---|---|",
     ]
     lines += [f"| {name} | {ours} | {theirs} |" for name, ours, theirs in rows]
+    missed = [limit["name"] for limit in results["verdict"]["limits"] if not limit["passed"]]
+    lines += [
+        "",
+        f"Verdict: **failed**, and so no patch was written; missed: {', '.join(missed)}."
+        if missed
+        else "Verdict: passed.",
+    ]
     return "\n".join(lines) + "\n"
 
 
