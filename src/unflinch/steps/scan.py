@@ -87,10 +87,10 @@ def twins(sets: BaselineSet) -> list[int | None]:
 
 
 def model_openings(loaded: LoadedModel, sets: BaselineSet) -> RefusalOpenings:
-    """Return how this model's own answers begin when they are refusals."""
+    """Return how this model's own answers begin when they are no plain answers: evasions count as refusals here."""
     asked = [a for kind in ("targets", "keep", "guard", "ordinary") for a in getattr(sets, kind) if a.tokens]
     head = loaded.model.get_output_embeddings()
-    return mine_openings([a.tokens for a in asked], [a.refused for a in asked], head.weight.shape[0])
+    return mine_openings([a.tokens for a in asked], [a.label != "answers" for a in asked], head.weight.shape[0])
 
 
 def save_scan(scan: Scan, path: Path) -> None:
