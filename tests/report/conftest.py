@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from unflinch.report.build import render_report
-from unflinch.report.run_results import FitFacts, FitStage, ModelFacts, ScanFacts, parse_results
+from unflinch.report.run_results import FitFacts, ModelFacts, ScanFacts, parse_results
 from unflinch.results import (
+    FitStage,
     GroupRate,
     Interval,
     KLDistribution,

@@ -37,7 +37,7 @@ def fit(
 
     from unflinch.cli import console, tables
     from unflinch.cli.job import carry_out, new_job
-    from unflinch.report.run_results import FitStage
+    from unflinch.results import FitStage
     from unflinch.run_folder import plain
 
     job = new_job("unflinch fit --resume", given)

@@ -11,8 +11,8 @@ from rich.text import Text
 
 from unflinch.data.mine import Spectrum
 from unflinch.report import wording
-from unflinch.report.run_results import FitStage, RunResults, ScanFacts
-from unflinch.results import LayerSeparation, RefusalCounts
+from unflinch.report.run_results import RunResults, ScanFacts
+from unflinch.results import FitStage, LayerSeparation, RefusalCounts
 
 BEST_LAYERS = 4
 MOST_GROUPS = 20

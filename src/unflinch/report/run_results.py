@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from unflinch.errors import RunFolderError
 from unflinch.results import (
+    FitStage,
     GroupRate,
     KLReport,
     LayerSeparation,
@@ -47,18 +48,6 @@ class ScanFacts:
     rank: int
     separation: float
     number_of_layers: int
-
-
-@dataclass(frozen=True)
-class FitStage:
-    """The patch after one fitting step, measured while fitting (never on test prompts)."""
-
-    name: str
-    targets_refused_share: float
-    keep_lost_share: float
-    guard_lost_share: float
-    kl_first_token_mean: float
-    note: str = ""
 
 
 @dataclass(frozen=True)
