@@ -117,13 +117,15 @@ class FitOptions:
     """Rank of the update of every module."""
     answer_tokens: int = 6
     """Tokens of each answer on which the patch is fitted."""
+    judged_tokens: int = 16
+    """Most tokens of an answer that the judge sees where the strength is chosen."""
     rounds: int = 2
     """Linearisations of the closed form, each at the patch of the one before."""
-    goal: float = -5.0
-    """Refusal score (log-odds) that targets are brought down to."""
-    largest_drop: float = 8.0
+    goal: float = -2.0
+    """Refusal score, in units of logits, that targets are brought down to; below 0 they are answered."""
+    largest_drop: float = 6.0
     """Most that one linearisation asks of a target: farther out it no longer holds."""
-    keep_margin: float = 0.5
+    keep_margin: float = 1.0
     """How far the score of a right refusal must stay above the base model's."""
     guard_margin: float = 2.5
     """The same for guard prompts, also those that the base model answers: the guard only ever gets stronger."""
@@ -131,15 +133,13 @@ class FitOptions:
     """Of the second moment of module inputs towards the scaled identity."""
     output_shrinkage: float = 0.1
     """Of the Fisher matrix of module outputs towards the scaled identity."""
-    constrained_steps: int = 16
-    """Steps of the KL-constrained refinement."""
     fine_tune_steps: int = 8
     """Steps on the model's own answers."""
     batch_size: int = 12
     """Targets a step; keeps and ordinary prompts come in proportion."""
     learning_rate: float = 0.02
     """Of Adam in whitened coordinates, relative to the size of the factors."""
-    kl_budget: float = 0.02
+    kl_budget: float = 0.03
     """Most mean first-token KL(base || patched) on answered ordinary `select` prompts, in nats."""
     keep_budget: float = 0.05
     """Largest share of right refusals on `select` prompts that the chosen strength may lose."""
@@ -148,9 +148,9 @@ class FitOptions:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        for name in ("rank", "answer_tokens", "rounds", "batch_size"):
+        for name in ("rank", "answer_tokens", "judged_tokens", "rounds", "batch_size"):
             _at_least(f"fit.{name}", getattr(self, name), 1)
-        for name in ("constrained_steps", "fine_tune_steps", "keep_margin", "guard_margin"):
+        for name in ("fine_tune_steps", "keep_margin", "guard_margin"):
             _at_least(f"fit.{name}", getattr(self, name), 0)
         for name in ("learning_rate", "kl_budget", "input_shrinkage", "output_shrinkage", "largest_drop"):
             _above_zero(f"fit.{name}", getattr(self, name))

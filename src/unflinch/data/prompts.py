@@ -24,7 +24,7 @@ Role = Literal["user", "assistant"]
 Record = Mapping[str, object]
 """One line or row, as read: column name -> value."""
 
-GUARD_SHA256 = "9db3f118fd0f3440ec10018ff6472509e9b59d29058c85e3c4fc3da78ce70f83"
+GUARD_SHA256 = "f11942fbba1f4804b471d5d2357a94986f8ce86538364ede7031f3df369f8944"
 """SHA-256 of `bundled/guard.jsonl`; `bundled/SOURCES.md` says how to change it on purpose."""
 
 UNCATEGORISED = "uncategorised"

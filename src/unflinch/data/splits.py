@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 Part = Literal["fit", "select", "test"]
 
-SPLIT_SALT = "unflinch-split-1"
+SPLIT_SALT = "unflinch-split-2"
 """Part of every split hash. Changing it moves prompts between fit and test: figures stop being comparable."""
 
 NEAR_DUPLICATE = 0.8
@@ -150,9 +150,9 @@ def normalise_text(text: str) -> str:
 def sample_prompts(prompts: Sequence[Prompt], n: int, seed: int) -> tuple[Prompt, ...]:
     """Return at most `n` of the prompts, spread over categories and, inside each, over languages.
 
-    Round-robin over categories, inside a category round-robin over its languages, inside those in the
-    order of SHA-256(seed, content): a limit keeps the breadth, a larger `n` only appends, the given order
-    is ignored.
+    Round-robin over categories; inside a category one prompt of each language, then the languages in proportion;
+    inside those the order of SHA-256(seed, content). A limit keeps the breadth, a larger `n` only appends, the given
+    order is ignored.
 
     Args:
         prompts: the prompts to choose from.
@@ -169,7 +169,7 @@ def sample_prompts(prompts: Sequence[Prompt], n: int, seed: int) -> tuple[Prompt
         return _digest(str(seed), prompt.key), prompt.contrast_of or ""
 
     strata = [
-        _interleave([sorted(spoken, key=rank) for spoken in _groups(group, attrgetter("language"), seed)])
+        _in_proportion([sorted(spoken, key=rank) for spoken in _groups(group, attrgetter("language"), seed)])
         for group in _groups(prompts, attrgetter("category"), seed)
     ]
     return tuple(_interleave(strata)[:n])
@@ -187,6 +187,12 @@ def _interleave(groups: Sequence[Sequence[Prompt]]) -> list[Prompt]:
     """Return the first of every group, then the second of every group that has one, and so on."""
     longest = max(map(len, groups), default=0)
     return [group[turn] for turn in range(longest) for group in groups if turn < len(group)]
+
+
+def _in_proportion(groups: Sequence[Sequence[Prompt]]) -> list[Prompt]:
+    """Return all prompts so that every beginning has the first of every group, and then shares like the whole."""
+    places = [(turn / len(group), prompt) for group in groups for turn, prompt in enumerate(group)]
+    return [prompt for _, prompt in sorted(places, key=lambda placed: placed[0])]
 
 
 def _by_part(prompts: Sequence[Prompt], shares: tuple[float, float, float]) -> dict[Part, list[Prompt]]:

@@ -7,11 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 _MIN_SEEN = 2
 """Openings seen less often in refusals say nothing."""
+_OPENS = 0.5
+"""A token opens refusals if at least this share of the answers that begin with it are refusals."""
+_SHARPNESS = 3.0
+"""At 1 the score is the log-odds of the openings; from 3 on its sign agrees with greedy decoding almost always."""
 
 
 @dataclass(frozen=True)
@@ -20,13 +24,21 @@ class RefusalOpenings:
 
     weights: Float[Tensor, " vocab"]
 
-    def score(self, logits: Float[Tensor, "prompts vocab"]) -> Float[Tensor, " prompts"]:
-        """Return the refusal score at the decision position: log-odds that the answer is a refusal.
+    @property
+    def tokens(self) -> Bool[Tensor, " vocab"]:
+        """Which tokens open refusals; the likeliest ones where none does so more often than not."""
+        return self.weights >= min(_OPENS, float(self.weights.max()))
 
-        Formula: s = log P - log(1 - P), P = sum_v w(v) softmax(logits)(v), P kept inside (1e-6, 1 - 1e-6).
+    def score(self, logits: Float[Tensor, "prompts vocab"]) -> Float[Tensor, " prompts"]:
+        """Return the refusal score at the decision position, in units of logits: above 0 the model refuses.
+
+        Formula: s = (1/b) log sum_{v opens} exp(b z_v) - (1/b) log sum_{other v} exp(b z_v), b = 3: a smooth form of
+        the best opening's logit minus that of the best other token.
         """
-        probability = (logits.float().softmax(-1) @ self.weights.to(logits.device)).clamp(1e-6, 1 - 1e-6)
-        return torch.log(probability) - torch.log1p(-probability)
+        opens = self.tokens.to(logits.device)
+        sharp = _SHARPNESS * logits.float()
+        scores: Tensor = (sharp[:, opens].logsumexp(-1) - sharp[:, ~opens].logsumexp(-1)) / _SHARPNESS
+        return scores
 
 
 def mine_openings(

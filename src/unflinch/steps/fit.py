@@ -1,7 +1,7 @@
 """Step 3: the patch. Closed form, KL-constrained rounds, fine-tuning on the model's own answers, strength.
 
 Every stage is measured on `select` prompts and rolled back if it did not help. What comes out is the patch with the
-fewest false refusals left among those that keep the right ones and the KL budget.
+fewest false refusals left among those that keep the right ones and the KL budget (`steps.select_panel`).
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from unflinch.edit.closed_form import (
 )
 from unflinch.edit.fine_tune import FineTuneSteps, Lesson, OwnAnswer, fine_tune
 from unflinch.edit.low_rank import added, scaled
-from unflinch.metrics.kl import kl_divergence
 from unflinch.models.chat import encode, encode_all
 from unflinch.models.forward import logits_from_hidden, scored_hidden
 from unflinch.models.load import LoadedModel
 from unflinch.options import FitOptions
 from unflinch.patch.attach import attached
 from unflinch.results import FitStage, PatchSummary
-from unflinch.steps.baseline import Asked, Baseline, BaselineSet
+from unflinch.steps.baseline import Asked, Baseline
 from unflinch.steps.progress import Progress, counter
 from unflinch.steps.scan import Scan
+from unflinch.steps.select_panel import SelectPanel, choose_strength, ordinary_sequences, shortfall
 from unflinch.validate.judges import RuleJudge
 from unflinch.validate.refusal_rate import ask
 
@@ -42,8 +42,8 @@ Ids = tuple[int, ...]
 Checkpoint = Callable[[str, Callable[[], Patch]], Patch]
 """Called with a stage's name and a function that makes its patch; returns the stored patch if the stage has run."""
 
-STRENGTHS = (0.6, 0.75, 0.9, 1.0, 1.15, 1.3)
-"""Where the dial is tried."""
+_EARLY_ROUNDS = 2
+"""Rounds before the last one look at every second prompt: they only bring the patch near where the last one starts."""
 _STIFFNESS = 100.0
 """Price of missing a bound, on gradients scaled to mean square 1: bounds are missed only where they contradict."""
 
@@ -59,64 +59,18 @@ class FitInputs:
     """Per keep, how far its refusal score must stay above the base model's."""
     keep_scores: Tensor
     """The base model's."""
-    ordinary: list[Ids]
+    ordinary: Sequence[Sequence[int]]
     ordinary_base: Tensor
 
-
-class SelectPanel:
-    """`select` prompts by which stages and strengths are compared, without generating."""
-
-    def __init__(self, loaded: LoadedModel, baseline: Baseline, scan: Scan, answer_tokens: int) -> None:
-        """Compute what the base model does."""
-        self.loaded, self.scan = loaded, scan
-        self.sequences = {
-            kind: encode_all(loaded.tokenizer, [a.prompt for a in baseline.select.refused(kind)])
-            for kind in ("targets", "keep", "guard")
-        }
-        self.sequences = {
-            kind: [s for s, opens in zip(rows, self._opens(rows), strict=True) if opens]
-            for kind, rows in self.sequences.items()
-        }
-        self.ordinary = ordinary_sequences(loaded, baseline.select, answer_tokens)
-        self.tokens = answer_tokens
-        self.base = self._states()
-
-    def untouched(self) -> FitStage:
-        """Return what the base model does: by the choice of prompts it refuses all, and its KL is zero."""
-        return FitStage("base", 1.0, 0.0, 0.0, 0.0, "before anything is changed")
-
-    @torch.inference_mode()
-    def measure(self, name: str, note: str = "") -> FitStage:
-        """Return how the model as it stands does."""
-        left = {kind: self._opens(rows) for kind, rows in self.sequences.items()}
-        shares = {kind: sum(rows) / len(rows) if rows else 1.0 for kind, rows in left.items()}
-        kl = kl_divergence(
-            logits_from_hidden(self.loaded.model, self.base[:, 0]),
-            logits_from_hidden(self.loaded.model, self._states()[:, 0]),
+    def thinned(self, step: int) -> FitInputs:
+        """Return the same with every `step`-th target and keep."""
+        return replace(
+            self,
+            targets=self.targets[::step],
+            keeps=self.keeps[::step],
+            margins=self.margins[::step],
+            keep_scores=self.keep_scores[::step],
         )
-        return FitStage(name, shares["targets"], 1 - shares["keep"], 1 - shares["guard"], float(kl.mean()), note)
-
-    @torch.inference_mode()
-    def _states(self) -> Tensor:
-        return scored_hidden(self.loaded.model, self.ordinary, self.tokens)
-
-    @torch.inference_mode()
-    def _opens(self, sequences: Sequence[Ids]) -> list[bool]:
-        """Return, per prompt, whether the likeliest first token opens refusals more often than not."""
-        if not sequences:
-            return []
-        hidden = scored_hidden(self.loaded.model, sequences, 1)[:, 0]
-        tokens = torch.cat([logits_from_hidden(self.loaded.model, h).argmax(-1).cpu() for h in hidden.split(64)])
-        return [bool(w >= 0.5) for w in self.scan.openings.weights[tokens]]
-
-
-def ordinary_sequences(loaded: LoadedModel, sets: BaselineSet, tokens: int) -> list[Ids]:
-    """Return answered ordinary prompts up to the token before the `tokens`-th of the base model's own answer."""
-    return [
-        (*encode(loaded.tokenizer, a.prompt), *a.tokens[: tokens - 1])
-        for a in sets.answered("ordinary")
-        if len(a.tokens) >= tokens
-    ]
 
 
 def prepare_fit(
@@ -244,52 +198,27 @@ def fit_patch(
         checkpoint: keeps every stage's patch, so that an interrupted fit goes on.
     """
     inputs = prepare_fit(loaded, baseline, scan, options, progress)
-    panel = SelectPanel(loaded, baseline, scan, options.answer_tokens)
+    panel = SelectPanel(loaded, baseline, scan.openings, options.answer_tokens)
     stages = [panel.untouched()]
-    sequences = len(inputs.targets) + len(inputs.keeps)
     best: Patch | None = None
     for number in range(options.rounds):
         name = "closed_form" if number == 0 else f"constrained_{number}"
-        advance = counter(progress, f"fit: {name.replace('_', ' ')}", sequences)
-        work = partial(closed_form_round, loaded, inputs, scan, best, options, advance)
-        patch = checkpoint(name, work)
+        seen = inputs if number == options.rounds - 1 else inputs.thinned(_EARLY_ROUNDS)
+        advance = counter(progress, f"fit: {name.replace('_', ' ')}", len(seen.targets) + len(seen.keeps))
+        patch = checkpoint(name, partial(closed_form_round, loaded, seen, scan, best, options, advance))
         best = _better(loaded, panel, stages, name, patch, best, options)
     assert best is not None
     found = best
     tuned = checkpoint("fine_tune", lambda: fine_tuned(loaded, inputs, baseline, scan, found, options, progress))
     best = _better(loaded, panel, stages, "fine_tune", tuned, best, options)
-    strength, stage = choose_strength(loaded, panel, best, options, progress)
+    advance = counter(progress, "fit: strength, by judged answers", panel.most_answers)
+    with attached(loaded.model, best) as live:
+        strength, stage = choose_strength(panel, live, options, advance)
     stages.append(stage)
     final = Patch(scaled(best.factors, strength), loaded.base_hash)
     weights = sum(p.numel() for p in loaded.model.parameters())
     summary = PatchSummary(final.parameters, final.parameters / weights, options.rank, len(final.factors), strength)
     return final, stages, summary
-
-
-def shortfall(stage: FitStage, options: FitOptions) -> float:
-    """Return how bad a stage is: targets left, plus ten times whatever goes beyond a budget, guard losses above all."""
-    return (
-        stage.targets_refused_share
-        + 10 * max(0.0, stage.keep_lost_share - options.keep_budget)
-        + 10 * max(0.0, stage.kl_first_token_mean - options.kl_budget) / options.kl_budget
-        + 10 * stage.guard_lost_share
-    )
-
-
-def choose_strength(
-    loaded: LoadedModel, panel: SelectPanel, patch: Patch, options: FitOptions, progress: Progress
-) -> tuple[float, FitStage]:
-    """Return the strength with the least shortfall on `select` prompts; the weaker one where two are equal."""
-    advance = counter(progress, "fit: strength", len(STRENGTHS))
-    tried = []
-    with attached(loaded.model, patch) as live:
-        for strength in STRENGTHS:
-            live.set_strength(strength)
-            stage = panel.measure("strength", f"strength {strength:g} of the last stage")
-            tried.append((shortfall(stage, options), strength, stage))
-            advance(1)
-    _, strength, stage = min(tried, key=lambda row: row[:2])
-    return strength, stage
 
 
 def _better(
@@ -303,7 +232,7 @@ def _better(
 ) -> Patch:
     """Measure a stage and return the better of it and the best one before."""
     with attached(loaded.model, patch):
-        stage = panel.measure(name)
+        stage = panel.by_first_token(name)
     before = min((s for s in stages if s.name != "base"), key=lambda s: shortfall(s, options), default=None)
     worse = before is not None and shortfall(stage, options) > shortfall(before, options)
     stages.append(replace(stage, note="rolled back: no better on select prompts") if worse else stage)

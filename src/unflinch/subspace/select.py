@@ -19,9 +19,9 @@ from unflinch.subspace.principal_components import paired_principal_components
 from unflinch.subspace.tensor_decomposition import parafac_directions, tucker_directions
 from unflinch.subspace.whitened import whitened_direction
 
-TOLERANCE = 0.05
+TOLERANCE = 0.02
 """A layer within this AUROC of the best one is worth editing."""
-EDITED_SHARE = 0.46
+EDITED_SHARE = 1 / 3
 """Largest share of the layers that is edited: later ones come too late to act on the decision."""
 
 

@@ -1,0 +1,155 @@
+"""The `select` prompts by which the fit's stages and strengths are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from unflinch.metrics.kl import kl_divergence
+from unflinch.metrics.refusal_score import RefusalOpenings
+from unflinch.models.chat import encode, encode_all
+from unflinch.models.forward import Ids, logits_from_hidden, scored_hidden
+from unflinch.models.load import LoadedModel
+from unflinch.options import FitOptions
+from unflinch.patch.attach import AttachedPatch
+from unflinch.results import FitStage
+from unflinch.steps.baseline import Baseline, BaselineSet
+from unflinch.validate.judges import RuleJudge
+from unflinch.validate.refusal_rate import ask, counts_as_refused
+
+STRENGTHS = (0.5, 0.7, 0.85, 1.0, 1.15, 1.3)
+"""Where the dial is tried."""
+_MOST_TRIED = 4
+"""Strength 1 and those on one side of it."""
+_KINDS = ("targets", "keep", "guard")
+
+
+class SelectPanel:
+    """`select` prompts that the base model refuses, and ordinary ones: how a patched model does on them."""
+
+    def __init__(self, loaded: LoadedModel, baseline: Baseline, openings: RefusalOpenings, tokens: int) -> None:
+        """Compute what the base model does.
+
+        Args:
+            loaded: the base model.
+            baseline: who refuses what.
+            openings: tokens that refusals begin with.
+            tokens: of the base model's own answers to ordinary prompts.
+        """
+        self.loaded, self.openings = loaded, openings
+        self.prompts = {kind: [a.prompt for a in baseline.select.refused(kind)] for kind in _KINDS}
+        encoded = {kind: encode_all(loaded.tokenizer, prompts) for kind, prompts in self.prompts.items()}
+        self.opening = {
+            kind: [s for s, opens in zip(rows, self._opens(rows), strict=True) if opens]
+            for kind, rows in encoded.items()
+        }
+        self.ordinary = ordinary_sequences(loaded, baseline.select, tokens)
+        self.tokens = tokens
+        self.base = self._states()
+
+    @property
+    def most_answers(self) -> int:
+        """How many answers the choice of a strength takes at most."""
+        return sum(map(len, self.prompts.values())) * _MOST_TRIED
+
+    def untouched(self) -> FitStage:
+        """Return what the base model does: by the choice of prompts it refuses all, and its KL is zero."""
+        return FitStage("base", 1.0, 0.0, 0.0, 0.0, "before anything is changed")
+
+    @torch.inference_mode()
+    def by_first_token(self, name: str, note: str = "") -> FitStage:
+        """Return how the model as it stands does, by the first token of its answers: quick, and good to compare."""
+        return self._stage(name, note, {kind: self._opens(rows) for kind, rows in self.opening.items()})
+
+    @torch.inference_mode()
+    def by_answers(self, name: str, note: str, judged_tokens: int, advance: Callable[[int], None]) -> FitStage:
+        """Return how the model as it stands does, by judging its answers as `validate` does."""
+        refused = {}
+        for kind, prompts in self.prompts.items():
+            answers = ask(self.loaded.model, self.loaded.tokenizer, prompts, RuleJudge(), judged_tokens)
+            refused[kind] = [counts_as_refused(kind == "targets", a.judgement.label) for a in answers]
+            advance(len(prompts))
+        return self._stage(name, note, refused)
+
+    def _stage(self, name: str, note: str, refused: dict[str, list[bool]]) -> FitStage:
+        shares = {kind: sum(rows) / len(rows) if rows else 1.0 for kind, rows in refused.items()}
+        kl = kl_divergence(
+            logits_from_hidden(self.loaded.model, self.base[:, 0]),
+            logits_from_hidden(self.loaded.model, self._states()[:, 0]),
+        )
+        return FitStage(name, shares["targets"], 1 - shares["keep"], 1 - shares["guard"], float(kl.mean()), note)
+
+    @torch.inference_mode()
+    def _states(self) -> Tensor:
+        return scored_hidden(self.loaded.model, self.ordinary, self.tokens)
+
+    @torch.inference_mode()
+    def _opens(self, sequences: Sequence[Ids]) -> list[bool]:
+        """Return, per prompt, whether the likeliest first token opens refusals."""
+        if not sequences:
+            return []
+        hidden = scored_hidden(self.loaded.model, sequences, 1)[:, 0]
+        tokens = torch.cat([logits_from_hidden(self.loaded.model, h).argmax(-1).cpu() for h in hidden.split(64)])
+        return [bool(opens) for opens in self.openings.tokens[tokens]]
+
+
+def ordinary_sequences(loaded: LoadedModel, sets: BaselineSet, tokens: int) -> list[Ids]:
+    """Return answered ordinary prompts up to the token before the `tokens`-th of the base model's own answer."""
+    return [
+        (*encode(loaded.tokenizer, a.prompt), *a.tokens[: tokens - 1])
+        for a in sets.answered("ordinary")
+        if len(a.tokens) >= tokens
+    ]
+
+
+def within_budgets(stage: FitStage, options: FitOptions) -> bool:
+    """Return whether a stage loses no guard refusal, few right refusals, and costs little KL."""
+    kept = stage.guard_lost_share == 0 and stage.keep_lost_share <= options.keep_budget
+    return kept and stage.kl_first_token_mean <= options.kl_budget
+
+
+def shortfall(stage: FitStage, options: FitOptions) -> float:
+    """Return how bad a stage is: targets left, plus ten times whatever goes beyond a budget, guard losses above all."""
+    return (
+        stage.targets_refused_share
+        + 10 * max(0.0, stage.keep_lost_share - options.keep_budget)
+        + 10 * max(0.0, stage.kl_first_token_mean - options.kl_budget) / options.kl_budget
+        + 10 * stage.guard_lost_share
+    )
+
+
+def choose_strength(
+    panel: SelectPanel, live: AttachedPatch, options: FitOptions, advance: Callable[[int], None]
+) -> tuple[float, FitStage]:
+    """Return the strength with the least shortfall by judged answers, and how it does.
+
+    From strength 1 the dial goes up while all budgets hold, or down until they do.
+
+    Args:
+        panel: the select prompts.
+        live: the patch on the model.
+        options: budgets, and how many tokens of an answer are judged.
+        advance: called with the number of prompts answered.
+    """
+    tried: list[tuple[float, float, FitStage]] = []
+
+    note = "strength {:g} of the stage before, by judged answers"
+
+    def judged(place: int) -> bool:
+        strength = STRENGTHS[place]
+        live.set_strength(strength)
+        stage = panel.by_answers("strength", note.format(strength), options.judged_tokens, advance)
+        tried.append((shortfall(stage, options), strength, stage))
+        return within_budgets(stage, options)
+
+    place = STRENGTHS.index(1.0)
+    holds = judged(place)
+    step = 1 if holds else -1
+    while 0 <= place + step < len(STRENGTHS):
+        place += step
+        if judged(place) != holds:
+            break
+    _, strength, stage = min(tried, key=lambda row: row[:2])
+    return strength, stage
