@@ -29,6 +29,7 @@ PROMPTS: dict[str, Any] = {
     "max_targets": 60,
     "max_targets_test": 60,
     "max_keep": 24,
+    "max_keep_test": 24,
     "max_ordinary_fit": 64,
     "max_ordinary_select": 16,
     "max_ordinary_test": 16,

@@ -33,6 +33,7 @@ def test_a_real_model_refuses_less_at_a_fraction_of_ablations_cost_and_plain_pef
                 "max_targets": 60,
                 "max_targets_test": 60,
                 "max_keep": 40,
+                "max_keep_test": 40,
                 "max_ordinary_fit": 32,
                 "max_ordinary_select": 16,
                 "max_ordinary_test": 16,

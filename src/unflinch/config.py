@@ -106,9 +106,10 @@ _SECTIONS: dict[str, Any] = {
 DEMO_SETTINGS: dict[str, dict[str, Any]] = {
     "model": {"model": "demo"},
     "prompts": {
-        "max_targets": 500,
+        "max_targets": 640,
         "max_targets_test": 340,
-        "max_keep": 360,
+        "max_keep": 440,
+        "max_keep_test": 280,
         "max_ordinary_fit": 64,
         "max_ordinary_select": 32,
         "max_ordinary_test": 120,

@@ -57,7 +57,9 @@ class PromptOptions:
     max_targets_test: int = 2000
     """Most targets in test, before asking the model."""
     max_keep: int = 1000
-    """Most keeps in each of fit and test; select gets half as many."""
+    """Most keeps in fit; select gets half as many."""
+    max_keep_test: int = 1000
+    """Most keeps in test."""
     max_ordinary_fit: int = 96
     """Most ordinary prompts to fit on."""
     max_ordinary_select: int = 64
@@ -77,6 +79,7 @@ class PromptOptions:
             "max_targets",
             "max_targets_test",
             "max_keep",
+            "max_keep_test",
             "max_ordinary_fit",
             "max_ordinary_select",
             "max_ordinary_test",
@@ -92,7 +95,7 @@ class PromptOptions:
 class ScanOptions:
     """How the subspace of false refusals is found."""
 
-    decision_tokens: int = 16
+    decision_tokens: int = 11
     """Most tokens of an answer that are generated to see whether it is a refusal."""
     ordinary_tokens: int = 8
     """The same for ordinary prompts of fit and select, which hardly ever are."""
@@ -133,7 +136,7 @@ class FitOptions:
     """Of the second moment of module inputs towards the scaled identity."""
     output_shrinkage: float = 0.1
     """Of the Fisher matrix of module outputs towards the scaled identity."""
-    fine_tune_steps: int = 8
+    fine_tune_steps: int = 5
     """Steps on the model's own answers."""
     batch_size: int = 12
     """Targets a step; keeps and ordinary prompts come in proportion."""

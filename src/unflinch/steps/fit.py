@@ -16,6 +16,7 @@ from torch import Tensor
 
 from unflinch.activations.gradients import fisher_metrics, refusal_gradients
 from unflinch.artifacts import ModuleMetric, Patch
+from unflinch.data.prompts import Prompt
 from unflinch.edit.closed_form import (
     ScoreBounds,
     closed_form_update,
@@ -144,10 +145,9 @@ def closed_form_round(
 
 
 def own_answers(
-    loaded: LoadedModel, baseline: Baseline, patch: Patch, tokens: int, advance: Callable[[int], None]
+    loaded: LoadedModel, prompts: Sequence[Prompt], patch: Patch, tokens: int, advance: Callable[[int], None]
 ) -> list[OwnAnswer]:
-    """Return the fit targets that the patched model answers, with the first `tokens` tokens of its own answers."""
-    prompts = [a.prompt for a in baseline.fit.refused("targets")]
+    """Return those of the prompts that the patched model answers, with the first `tokens` tokens of its own answers."""
     with attached(loaded.model, patch):
         answers = ask(loaded.model, loaded.tokenizer, prompts, RuleJudge(), tokens, advance=advance)
     return [
@@ -167,10 +167,12 @@ def fine_tuned(
     progress: Progress,
 ) -> Patch:
     """Return the patch after a few steps on the model's own answers; `start` itself where it answers too little."""
-    count = len(inputs.targets)
-    advance = counter(progress, "fit: the model's own answers", count)
-    answers = own_answers(loaded, baseline, start, 2 * options.answer_tokens, advance)
-    if not answers or not options.fine_tune_steps:
+    if not options.fine_tune_steps:
+        return start
+    prompts = [a.prompt for a in baseline.fit.refused("targets")][: 2 * options.fine_tune_steps * options.batch_size]
+    advance = counter(progress, "fit: the model's own answers", len(prompts))
+    answers = own_answers(loaded, prompts, start, 2 * options.answer_tokens, advance)
+    if not answers:
         return start
     floor = inputs.keep_scores + inputs.margins
     lesson = Lesson(answers, inputs.keeps, floor, inputs.ordinary, inputs.ordinary_base)

@@ -34,7 +34,7 @@ def load_splits(options: PromptOptions) -> Splits:
         select=_limited(
             splits.select, options, options.max_targets // 2, options.max_keep // 2, options.max_ordinary_select
         ),
-        test=_limited(splits.test, options, options.max_targets_test, options.max_keep, options.max_ordinary_test),
+        test=_limited(splits.test, options, options.max_targets_test, options.max_keep_test, options.max_ordinary_test),
     )
     _check_not_empty(limited, len(targets))
     return limited

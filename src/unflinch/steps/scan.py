@@ -14,7 +14,7 @@ from torch import Tensor
 
 from unflinch.activations.collect import collect_activations
 from unflinch.artifacts import RefusalSubspace
-from unflinch.metrics.refusal_score import RefusalOpenings, mine_openings
+from unflinch.metrics.refusal_score import RefusalOpenings
 from unflinch.models.chat import encode_all
 from unflinch.models.forward import logits_from_hidden, scored_hidden
 from unflinch.models.hooks import ablated_direction
@@ -23,6 +23,7 @@ from unflinch.options import ScanOptions
 from unflinch.results import LayerSeparation
 from unflinch.run_folder import plain
 from unflinch.steps.baseline import Asked, Baseline, BaselineSet
+from unflinch.steps.openings import model_openings
 from unflinch.steps.progress import Progress, counter
 from unflinch.subspace.difference_of_means import difference_of_means
 from unflinch.subspace.select import TwoGroups, select_subspace
@@ -71,7 +72,7 @@ def scan_model(loaded: LoadedModel, baseline: Baseline, options: ScanOptions, pr
     subspace, table = select_subspace(
         groups["fit"], groups["select"], twins(baseline.fit), options.rank, options.shrinkage
     )
-    openings = model_openings(loaded, baseline.fit)
+    openings = model_openings(loaded, baseline.fit, options.decision_tokens, progress)
     answered = baseline.fit.answered("targets")[:_ANSWERED] or baseline.fit.answered("ordinary")[:_ANSWERED]
     answering = _states(loaded, answered, "scan: answered prompts", progress)
     directions = difference_of_means(groups["fit"].targets, answering)[:, 0]
@@ -84,13 +85,6 @@ def twins(sets: BaselineSet) -> list[int | None]:
     keeps = sets.refused("keep") + sets.refused("guard")
     rows = {asked.prompt.contrast_of: row for row, asked in enumerate(keeps) if asked.prompt.contrast_of}
     return [rows.get(asked.prompt.text) for asked in sets.refused("targets")]
-
-
-def model_openings(loaded: LoadedModel, sets: BaselineSet) -> RefusalOpenings:
-    """Return how this model's own answers begin when they are no plain answers: evasions count as refusals here."""
-    asked = [a for kind in ("targets", "keep", "guard", "ordinary") for a in getattr(sets, kind) if a.tokens]
-    head = loaded.model.get_output_embeddings()
-    return mine_openings([a.tokens for a in asked], [a.label != "answers" for a in asked], head.weight.shape[0])
 
 
 def save_scan(scan: Scan, path: Path) -> None:

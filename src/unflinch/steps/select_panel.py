@@ -15,7 +15,7 @@ from unflinch.models.load import LoadedModel
 from unflinch.options import FitOptions
 from unflinch.patch.attach import AttachedPatch
 from unflinch.results import FitStage
-from unflinch.steps.baseline import Baseline, BaselineSet
+from unflinch.steps.baseline import Asked, Baseline, BaselineSet
 from unflinch.validate.judges import RuleJudge
 from unflinch.validate.refusal_rate import ask, counts_as_refused
 
@@ -40,10 +40,9 @@ class SelectPanel:
         """
         self.loaded, self.openings = loaded, openings
         self.prompts = {kind: [a.prompt for a in baseline.select.refused(kind)] for kind in _KINDS}
-        encoded = {kind: encode_all(loaded.tokenizer, prompts) for kind, prompts in self.prompts.items()}
         self.opening = {
-            kind: [s for s, opens in zip(rows, self._opens(rows), strict=True) if opens]
-            for kind, rows in encoded.items()
+            kind: encode_all(loaded.tokenizer, [a.prompt for a in baseline.select.refused(kind) if self._opened(a)])
+            for kind in _KINDS
         }
         self.ordinary = ordinary_sequences(loaded, baseline.select, tokens)
         self.tokens = tokens
@@ -59,9 +58,9 @@ class SelectPanel:
         return FitStage("base", 1.0, 0.0, 0.0, 0.0, "before anything is changed")
 
     @torch.inference_mode()
-    def by_first_token(self, name: str, note: str = "") -> FitStage:
+    def by_first_token(self, name: str) -> FitStage:
         """Return how the model as it stands does, by the first token of its answers: quick, and good to compare."""
-        return self._stage(name, note, {kind: self._opens(rows) for kind, rows in self.opening.items()})
+        return self._stage(name, "by first tokens", {kind: self._opens(rows) for kind, rows in self.opening.items()})
 
     @torch.inference_mode()
     def by_answers(self, name: str, note: str, judged_tokens: int, advance: Callable[[int], None]) -> FitStage:
@@ -84,6 +83,9 @@ class SelectPanel:
     @torch.inference_mode()
     def _states(self) -> Tensor:
         return scored_hidden(self.loaded.model, self.ordinary, self.tokens)
+
+    def _opened(self, asked: Asked) -> bool:
+        return bool(self.openings.tokens[asked.tokens[0]])
 
     @torch.inference_mode()
     def _opens(self, sequences: Sequence[Ids]) -> list[bool]:

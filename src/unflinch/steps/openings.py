@@ -1,0 +1,70 @@
+"""How a model's refusals begin: mined from its own answers, and from answers whose first token is forced."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import torch
+
+from unflinch.metrics.refusal_score import RefusalOpenings, mine_openings
+from unflinch.models.chat import encode_all
+from unflinch.models.forward import Ids, logits_from_hidden, scored_hidden
+from unflinch.models.generate import generate_greedy
+from unflinch.models.load import LoadedModel
+from unflinch.steps.baseline import BaselineSet
+from unflinch.steps.progress import Progress, counter
+from unflinch.validate.judges import RuleJudge
+
+_PROMPTS = 96
+"""Refused targets whose likely first tokens are looked at."""
+_LIKELY = 8
+"""First tokens a prompt."""
+_CANDIDATES = 32
+"""First tokens that are tried, the likeliest over all prompts."""
+_TRIALS = 4
+"""Answers that are tried with each."""
+
+
+def model_openings(loaded: LoadedModel, sets: BaselineSet, tokens: int, progress: Progress) -> RefusalOpenings:
+    """Return how this model's answers begin when they are no plain answers: evasions count as refusals here.
+
+    Greedy answers show the favourite opening only. A patch that lowers it would send refusals to the next one ("Sorry"
+    for "I'm sorry"), so the other likely first tokens are tried too, on harmless targets only.
+
+    Args:
+        loaded: the base model.
+        sets: fit prompts, asked.
+        tokens: most tokens of an answer.
+        progress: called while computing.
+    """
+    asked = [a for kind in ("targets", "keep", "guard", "ordinary") for a in getattr(sets, kind) if a.tokens]
+    answers: list[Ids] = [a.tokens for a in asked]
+    refused = [a.label != "answers" for a in asked]
+    judge = RuleJudge()
+    prompts = [a.prompt for a in sets.refused("targets")][:_PROMPTS]
+    begun = _likely_beginnings(loaded, encode_all(loaded.tokenizer, prompts))
+    advance = counter(progress, "scan: how refusals begin", len(begun))
+    sequences = [sequence for _, sequence in begun]
+    rest = generate_greedy(loaded.model, loaded.tokenizer, sequences, tokens - 1, advance=advance)
+    for (row, sequence), ending in zip(begun, rest, strict=True):
+        answer = (sequence[-1], *ending)
+        text = str(loaded.tokenizer.decode(list(answer), skip_special_tokens=True))
+        answers.append(answer)
+        refused.append(judge(prompts[row].text, text).label != "answers")
+    head = loaded.model.get_output_embeddings()
+    return mine_openings(answers, refused, head.weight.shape[0])
+
+
+@torch.inference_mode()
+def _likely_beginnings(loaded: LoadedModel, sequences: list[tuple[int, ...]]) -> list[tuple[int, tuple[int, ...]]]:
+    """Return prompts followed by a likely first token, with their rows: each token where it is likeliest."""
+    if not sequences:
+        return []
+    hidden = scored_hidden(loaded.model, sequences, 1)[:, 0]
+    found: defaultdict[int, list[tuple[float, int]]] = defaultdict(list)
+    for row, state in enumerate(hidden):
+        top = logits_from_hidden(loaded.model, state[None])[0].softmax(-1).topk(_LIKELY)
+        for probability, token in zip(top.values.tolist(), top.indices.tolist(), strict=True):
+            found[token].append((probability, row))
+    likeliest = sorted(found, key=lambda token: -sum(p for p, _ in found[token]))[:_CANDIDATES]
+    return [(row, (*sequences[row], token)) for token in likeliest for _, row in sorted(found[token])[-_TRIALS:]]

@@ -1,0 +1,73 @@
+"""The strength that is chosen, against exhaustive search over made-up dials."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unflinch.options import FitOptions
+from unflinch.patch.attach import AttachedPatch
+from unflinch.results import FitStage
+from unflinch.steps.select_panel import STRENGTHS, SelectPanel, choose_strength, shortfall, within_budgets
+
+OPTIONS = FitOptions(keep_budget=0.05, kl_budget=0.03)
+HARMLESS = FitStage("x", 0.2, 0.01, 0.0, 0.01, "")
+
+
+def chosen(dial: Callable[[float], FitStage]) -> tuple[float, FitStage, list[float]]:
+    """Return the strength chosen where strength `s` does as `dial(s)`, how it does, and what was tried."""
+    panel, live, tried = object.__new__(SelectPanel), AttachedPatch({}), []
+
+    def set_strength(_self: AttachedPatch, strength: float) -> None:
+        tried.append(strength)
+
+    def by_answers(_self: SelectPanel, *_: Any) -> FitStage:
+        return dial(tried[-1])
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(AttachedPatch, "set_strength", set_strength)
+        patched.setattr(SelectPanel, "by_answers", by_answers)
+        strength, stage = choose_strength(panel, live, OPTIONS, lambda _: None)
+    return strength, stage, tried
+
+
+def monotone(left: float, keep: float, guard_from: float, kl: float) -> Callable[[float], FitStage]:
+    """A dial on which more strength leaves fewer targets, loses more keeps and costs more."""
+    return lambda s: FitStage("x", left / (1 + s), keep * s, 0.05 if s >= guard_from else 0.0, kl * s * s, "")
+
+
+@given(
+    left=st.floats(0.1, 1),
+    keep=st.floats(0, 0.2),
+    guard_from=st.floats(0.2, 2),
+    kl=st.floats(0, 0.1),
+)
+def test_on_a_monotone_dial_the_strongest_within_all_budgets_is_found(
+    left: float, keep: float, guard_from: float, kl: float
+) -> None:
+    dial = monotone(left, keep, guard_from, kl)
+    strength, stage, tried = chosen(dial)
+    within = [s for s in STRENGTHS if within_budgets(dial(s), OPTIONS)]
+    assert stage == dial(strength)
+    assert strength == min(tried, key=lambda s: (shortfall(dial(s), OPTIONS), s))
+    if within:
+        assert shortfall(stage, OPTIONS) <= shortfall(dial(max(within)), OPTIONS)
+    assert len(tried) == len(set(tried)) <= 4
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [{"guard_lost_share": 0.01}, {"keep_lost_share": 0.06}, {"kl_first_token_mean": 0.031}],
+)
+def test_each_budget_alone_holds_a_stage_back(broken: dict[str, float]) -> None:
+    assert within_budgets(HARMLESS, OPTIONS)
+    worse = replace(HARMLESS, **broken)
+    assert not within_budgets(worse, OPTIONS)
+    assert shortfall(worse, OPTIONS) > shortfall(HARMLESS, OPTIONS)
+    strength, _, _ = chosen(lambda s: worse if s > 0.8 else HARMLESS)
+    assert strength == 0.7
