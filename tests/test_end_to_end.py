@@ -30,15 +30,23 @@ def test_a_real_model_refuses_less_at_a_fraction_of_ablations_cost_and_plain_pef
         {
             "model": {"model": "demo", "device": "cpu"},
             "prompts": {
-                "max_targets": 60,
+                "max_targets": 200,
                 "max_targets_test": 60,
-                "max_keep": 40,
-                "max_keep_test": 40,
+                "max_keep": 60,
+                "max_keep_test": 30,
                 "max_ordinary_fit": 32,
                 "max_ordinary_select": 16,
                 "max_ordinary_test": 16,
             },
-            "fit": {"rounds": 1, "fine_tune_steps": 0, "answer_tokens": 4},
+            "fit": {
+                "rounds": 1,
+                "fine_tune_steps": 0,
+                "answer_tokens": 4,
+                "goal": -4.0,
+                "keep_margin": 0.5,
+                "guard_margin": 1.0,
+                "keep_budget": 0.2,
+            },
             "validate": {"keep_best": True, "answer_tokens": 16, "kl_tokens": 8},
         }
     )
@@ -46,7 +54,7 @@ def test_a_real_model_refuses_less_at_a_fraction_of_ablations_cost_and_plain_pef
     results = pipeline.run(config, folder)
 
     targets = results["targets"]
-    assert targets["refused_after"] < targets["refused_before"]
+    assert targets["refused_after"] <= 2 / 3 * targets["refused_before"]
     ours, ablation = results["kl"]["first_token"]["mean"], results["directional_ablation"]["kl_first_token_mean"]
     assert ablation >= 3 * ours
 
