@@ -21,7 +21,8 @@ from unflinch.validate.refusal_rate import ask, counts_as_refused
 
 STRENGTHS = (0.5, 0.7, 0.85, 1.0, 1.15, 1.3)
 """Where the dial is tried."""
-_MOST_TRIED = 4
+_START = STRENGTHS.index(1.0)
+_MOST_TRIED = max(_START + 1, len(STRENGTHS) - _START)
 """Strength 1 and those on one side of it."""
 _KINDS = ("targets", "keep", "guard")
 
@@ -146,7 +147,7 @@ def choose_strength(
         tried.append((shortfall(stage, options), strength, stage))
         return within_budgets(stage, options)
 
-    place = STRENGTHS.index(1.0)
+    place = _START
     holds = judged(place)
     step = 1 if holds else -1
     while 0 <= place + step < len(STRENGTHS):
