@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -23,6 +24,26 @@ import pytest
 # The same examples on every machine and no time limit for one: a red run can be repeated, a slow computer is not a bug.
 hypothesis.settings.register_profile("unflinch", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("unflinch")
+
+
+@pytest.fixture(scope="session")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the planted model."""
+    from planted_model import build_planted_model
+
+    return build_planted_model(tmp_path_factory.mktemp("planted") / "model")
+
+
+@pytest.fixture(scope="session")
+def finished(planted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an uninterrupted run with the planted model."""
+    from planted_model import config_for
+
+    from unflinch import pipeline
+
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    pipeline.run(config_for(planted), folder)
+    return folder
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -17,6 +17,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast, Qwen2Config
 
+from unflinch.config import RunConfig, make_config
 from unflinch.data.prompts import Prompt
 from unflinch.data.splits import PromptSets, Splits
 from unflinch.models.chat import encode
@@ -26,20 +27,51 @@ from unflinch.steps.prepare import load_splits
 REFUSAL = "I'm sorry, but I can't assist with that."
 ANSWER = "Sure, here is a short answer about that topic for you."
 PROMPTS: dict[str, Any] = {
-    "max_targets": 60,
+    "max_targets_fit": 60,
+    "max_targets_select": 30,
     "max_targets_test": 60,
-    "max_keep": 24,
+    "max_keep_fit": 24,
+    "max_keep_select": 12,
     "max_keep_test": 24,
     "max_ordinary_fit": 64,
     "max_ordinary_select": 16,
     "max_ordinary_test": 16,
 }
 """Limits of a run with this model: it has seen these prompts, and no others."""
+SETTINGS: dict[str, dict[str, Any]] = {
+    "prompts": PROMPTS,
+    "scan": {"decision_tokens": 12},
+    "fit": {
+        "rank": 2,
+        "rounds": 3,
+        "answer_tokens": 4,
+        "fine_tune_steps": 2,
+        "goal": -1.0,
+        "largest_drop": 3.0,
+        "keep_margin": 1.0,
+        "guard_margin": 3.0,
+        "keep_budget": 0.0,
+        "kl_budget": 0.3,
+    },
+    "validate": {
+        "answer_tokens": 12,
+        "kl_tokens": 6,
+        "max_targets_refused": 0.75,
+        "max_kl_first_token": 2.0,
+        "max_kl_cvar95": 5.0,
+    },
+}
+"""Generous: so tiny a model has little room between what is right and what is wrong."""
 _EPOCHS = 14
 _ROWS = 48
 _SMOOTHING = 0.1
 """Of the labels: the model stays unsure enough to be moved, as real ones are."""
 _IGNORED = -100
+
+
+def config_for(model: Path, **changes: dict[str, Any]) -> RunConfig:
+    """Return the settings of a run with the planted model in the folder `model`."""
+    return make_config({"model": {"model": str(model), "dtype": "float32", "device": "cpu"}, **SETTINGS}, changes)
 
 
 def refused_targets(targets: Sequence[Prompt]) -> set[str]:

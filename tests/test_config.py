@@ -98,7 +98,7 @@ WRONG: list[tuple[str, str, Any, str]] = [
     ("scan", "rank", 0, "option scan.rank is 0; expected at least 1"),
     ("scan", "decision_tokens", 3, "option scan.decision_tokens is 3; expected at least 4"),
     ("scan", "shrinkage", 1.5, "option scan.shrinkage is 1.5; expected a share between 0 and 1"),
-    ("prompts", "max_targets", 3, "option prompts.max_targets is 3; expected at least 4"),
+    ("prompts", "max_targets_fit", 3, "option prompts.max_targets_fit is 3; expected at least 4"),
     ("prompts", "fit_share", -0.1, "option prompts.fit_share is -0.1; expected a share"),
     ("prompts", "select_share", 0.9, "leave nothing to test; their sum must be < 1"),
     ("validate", "answer_tokens", 2, "option validate.answer_tokens is 2; expected at least"),

@@ -30,9 +30,11 @@ def test_a_real_model_refuses_less_at_a_fraction_of_ablations_cost_and_plain_pef
         {
             "model": {"model": "demo", "device": "cpu"},
             "prompts": {
-                "max_targets": 200,
+                "max_targets_fit": 200,
+                "max_targets_select": 100,
                 "max_targets_test": 60,
-                "max_keep": 60,
+                "max_keep_fit": 60,
+                "max_keep_select": 30,
                 "max_keep_test": 30,
                 "max_ordinary_fit": 32,
                 "max_ordinary_select": 16,

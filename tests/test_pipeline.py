@@ -17,12 +17,11 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
-from planted_model import ANSWER, PROMPTS, REFUSAL, build_planted_model, planted_splits
+from planted_model import ANSWER, REFUSAL, SETTINGS, config_for, planted_splits
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from unflinch import pipeline
-from unflinch.config import RunConfig, make_config
 from unflinch.data.prompts import bundled, guard_prompts
 from unflinch.errors import InputError, PromptSetError, RunFolderError
 from unflinch.models.load import load_model
@@ -34,50 +33,8 @@ from unflinch.steps import results as results_step
 from unflinch.steps import scan as scan_step
 from unflinch.validate.judges import RuleJudge
 
-SETTINGS: dict[str, dict[str, Any]] = {
-    "prompts": PROMPTS,
-    "scan": {"decision_tokens": 12},
-    "fit": {
-        "rank": 2,
-        "rounds": 3,
-        "answer_tokens": 4,
-        "fine_tune_steps": 2,
-        "goal": -1.0,
-        "largest_drop": 3.0,
-        "keep_margin": 1.0,
-        "guard_margin": 3.0,
-        "keep_budget": 0.0,
-        "kl_budget": 0.3,
-    },
-    "validate": {
-        "answer_tokens": 12,
-        "kl_tokens": 6,
-        "max_targets_refused": 0.75,
-        "max_kl_first_token": 1.0,
-        "max_kl_cvar95": 5.0,
-    },
-}
-"""Generous: so tiny a model has little room between what is right and what is wrong."""
 STEPS = ("baseline", "scan", "fit", "validate", "report")
 KINDS = ("target", "keep", "guard")
-
-
-@pytest.fixture(scope="session")
-def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the planted model."""
-    return build_planted_model(tmp_path_factory.mktemp("planted") / "model")
-
-
-def config_for(model: Path, **changes: dict[str, Any]) -> RunConfig:
-    return make_config({"model": {"model": str(model), "dtype": "float32", "device": "cpu"}, **SETTINGS}, changes)
-
-
-@pytest.fixture(scope="session")
-def finished(planted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of an uninterrupted run."""
-    folder = tmp_path_factory.mktemp("runs") / "whole"
-    pipeline.run(config_for(planted), folder)
-    return folder
 
 
 def results_of(folder: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -60,6 +61,15 @@ class Patch:
     def parameters(self) -> int:
         """Number of values in all factors."""
         return sum(f.a.numel() + f.b.numel() for f in self.factors.values())
+
+
+@dataclass(frozen=True)
+class FittedStage:
+    """What one stage of the fit leaves behind."""
+
+    patch: Patch
+    scores: Float[Tensor, " prompts"] = field(default_factory=lambda: torch.empty(0))
+    """Refusal scores before the stage, of targets and then of keeps; empty where it did not need them."""
 
 
 @dataclass(frozen=True)

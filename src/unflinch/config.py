@@ -106,14 +106,17 @@ _SECTIONS: dict[str, Any] = {
 DEMO_SETTINGS: dict[str, dict[str, Any]] = {
     "model": {"model": "demo"},
     "prompts": {
-        "max_targets": 640,
+        "max_targets_fit": 1000,
+        "max_targets_select": 400,
         "max_targets_test": 340,
-        "max_keep": 440,
+        "max_keep_fit": 640,
+        "max_keep_select": 240,
         "max_keep_test": 280,
         "max_ordinary_fit": 64,
         "max_ordinary_select": 32,
         "max_ordinary_test": 120,
     },
+    "fit": {"fine_tune_steps": 3},
     "validate": {"kl_tokens": 24, "answer_tokens": 24},
 }
 """The demo: the bundled prompts, limited so that a laptop CPU needs minutes; every other option at its default."""

@@ -52,12 +52,16 @@ class PromptOptions:
     """Requests whose refusal is right, in place of the bundled broad ones."""
     ordinary: str | None = None
     """Prompts whose answers must not change, in place of the bundled ones."""
-    max_targets: int = 2000
-    """Most targets in fit, before asking the model; select gets half as many."""
+    max_targets_fit: int = 2000
+    """Most targets in fit, before asking the model."""
+    max_targets_select: int = 1000
+    """Most targets in select, before asking the model."""
     max_targets_test: int = 2000
     """Most targets in test, before asking the model."""
-    max_keep: int = 1000
-    """Most keeps in fit; select gets half as many."""
+    max_keep_fit: int = 1000
+    """Most keeps in fit."""
+    max_keep_select: int = 500
+    """Most keeps in select."""
     max_keep_test: int = 1000
     """Most keeps in test."""
     max_ordinary_fit: int = 96
@@ -76,9 +80,11 @@ class PromptOptions:
     def __post_init__(self) -> None:
         """Check ranges."""
         for name in (
-            "max_targets",
+            "max_targets_fit",
+            "max_targets_select",
             "max_targets_test",
-            "max_keep",
+            "max_keep_fit",
+            "max_keep_select",
             "max_keep_test",
             "max_ordinary_fit",
             "max_ordinary_select",

@@ -20,7 +20,7 @@ def test_an_interrupted_demo_goes_on_with_its_settings(unflinch: Unflinch, pipel
     assert "continue with: unflinch demo --name demo\n" in stopped.err
     pipeline.error = None
     assert unflinch("demo").code == 0
-    assert (len(pipeline.calls), pipeline.config.prompts.max_targets) == (2, 12)
+    assert (len(pipeline.calls), pipeline.config.prompts.max_targets_fit) == (2, 12)
 
 
 def test_a_finished_demo_shows_its_results_again_and_runs_nothing(unflinch: Unflinch, pipeline: FakePipeline) -> None:

@@ -86,7 +86,7 @@ def test_every_option_reaches_its_place_in_the_config(unflinch: Unflinch, pipeli
     assert (config.model.model, config.model.dtype, config.model.device) == ("own/model", "float32", "cpu")
     assert (config.model.revision, config.model.trust_remote_code) == ("main", True)
     assert (config.prompts.targets, config.prompts.keep) == ("t.jsonl", "k.csv")
-    assert (config.prompts.ordinary, config.prompts.max_targets) == ("hub:a/b:train:text", 40)
+    assert (config.prompts.ordinary, config.prompts.max_targets_fit) == ("hub:a/b:train:text", 40)
     assert (config.prompts.seed, config.fit.seed, config.fit.kl_budget) == (7, 7, 0.5)
     assert config.validate.keep_best
 

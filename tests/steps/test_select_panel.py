@@ -47,7 +47,7 @@ def monotone(left: float, keep: float, guard_from: float, kl: float) -> Callable
     guard_from=st.floats(0.2, 2),
     kl=st.floats(0, 0.1),
 )
-def test_on_a_monotone_dial_the_strongest_within_all_budgets_is_found(
+def test_on_a_monotone_dial_the_best_within_all_budgets_is_found(
     left: float, keep: float, guard_from: float, kl: float
 ) -> None:
     dial = monotone(left, keep, guard_from, kl)
@@ -55,8 +55,11 @@ def test_on_a_monotone_dial_the_strongest_within_all_budgets_is_found(
     within = [s for s in STRENGTHS if within_budgets(dial(s), OPTIONS)]
     assert stage == dial(strength)
     assert strength == min(tried, key=lambda s: (shortfall(dial(s), OPTIONS), s))
-    if within:
-        assert shortfall(stage, OPTIONS) <= shortfall(dial(max(within)), OPTIONS)
+    if 1.0 in within:
+        # Inside the budgets the shortfall of this dial is convex, so that going up until it grows finds its minimum.
+        assert stage == min((dial(s) for s in within if s >= 1), key=lambda found: shortfall(found, OPTIONS))
+    elif within:
+        assert strength == max(within)
     assert len(tried) == len(set(tried)) <= 4
 
 

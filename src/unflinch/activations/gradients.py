@@ -24,6 +24,8 @@ from unflinch.models.hooks import CapturedModule, captured_gradients
 
 Score = Callable[[Tensor], Tensor]
 Advance = Callable[[int], None]
+_NEGLIGIBLE = 1e-6
+"""Directions of a prompt's inputs with a smaller share of the largest moment are left out: they are rounding."""
 Captured = tuple[list[int], PaddedBatch, dict[str, CapturedModule], Tensor]
 
 
@@ -34,7 +36,7 @@ def refusal_gradients(
     sequences: Sequence[Ids],
     score: Score,
     *,
-    rank: int = 4,
+    rank: int = 2,
     batch_tokens: int = 1536,
     advance: Advance | None = None,
 ) -> PromptGradients:
@@ -83,14 +85,22 @@ def compressed_gradient(
 ) -> tuple[Float[Tensor, "rows kept input"], Float[Tensor, "rows kept output"]]:
     """Return factors (x, g) of the best rank-`rank` approximation of `sum_t g_t x_tᵀ`, row by row.
 
-    Formula: with X = Q_x R_x and G = Q_g R_g (tokens as columns), the SVD of the small R_g R_xᵀ gives that of G Xᵀ.
+    Formula: with tokens as columns and A = (Xᵀ X)^½, the eigenvectors V of A Gᵀ G A are the right singular vectors of
+    G Xᵀ in the coordinates X A⁻¹; so x = X A⁻¹ V, with orthonormal columns, and g = G A V. Only matrices of tokens by
+    tokens are factored, in float64.
     """
-    q_x, r_x = torch.linalg.qr(inputs.transpose(1, 2))
-    q_g, r_g = torch.linalg.qr(gradients.transpose(1, 2))
-    u, s, vt = torch.linalg.svd(r_g @ r_x.transpose(1, 2))
-    kept = min(rank, s.shape[-1])
-    x = vt[:, :kept] @ q_x.transpose(1, 2)
-    g = (q_g @ (u[:, :, :kept] * s[:, None, :kept])).transpose(1, 2)
+    x_moment = (inputs @ inputs.transpose(1, 2)).double()
+    g_moment = (gradients @ gradients.transpose(1, 2)).double()
+    values, vectors = torch.linalg.eigh(x_moment)
+    floor = values.amax(-1, keepdim=True) * _NEGLIGIBLE
+    used = values > floor
+    root = torch.where(used, values, 0.0).sqrt()
+    inverse = torch.where(used, values, 1.0).rsqrt() * used
+    half = (vectors * root[:, None]) @ vectors.transpose(1, 2)
+    half_inverse = (vectors * inverse[:, None]) @ vectors.transpose(1, 2)
+    leading = torch.linalg.eigh(half @ g_moment @ half)[1][:, :, -rank:].flip(-1)
+    x = (half_inverse @ leading).transpose(1, 2).to(inputs.dtype) @ inputs
+    g = (half @ leading).transpose(1, 2).to(gradients.dtype) @ gradients
     return x, g
 
 

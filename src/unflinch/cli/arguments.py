@@ -37,7 +37,7 @@ Ordinary = Annotated[
 MaxTargets = Annotated[
     int | None,
     typer.Option(
-        metavar="N", help=f"Most targets in each of fit, select and test. [default: {PromptOptions.max_targets}]"
+        metavar="N", help=f"Most targets in each of fit, select and test. [default: {PromptOptions.max_targets_fit}]"
     ),
 ]
 

@@ -27,7 +27,7 @@ _PLACES: dict[str, tuple[str, ...]] = {
     "targets": ("prompts.targets",),
     "keep": ("prompts.keep",),
     "ordinary": ("prompts.ordinary",),
-    "max_targets": ("prompts.max_targets", "prompts.max_targets_test"),
+    "max_targets": tuple(f"prompts.max_targets_{part}" for part in ("fit", "select", "test")),
     "seed": ("prompts.seed", "fit.seed"),
     "kl_budget": ("fit.kl_budget",),
     "keep_best": ("validate.keep_best",),

@@ -24,6 +24,7 @@ PADDING_ID = 0
 MIN_SHARED_PREFIX = 4
 """Shorter common starts are not worth a separate call."""
 
+_ROWS_OF_LOGITS = 64
 _BEGINNING = 12
 """Tokens by which sequences are sorted into those that begin alike and the others."""
 
@@ -165,6 +166,13 @@ def scored_hidden(
         order += rows
     places = torch.tensor(order, device=model.device).argsort()
     return torch.cat(pieces)[places]
+
+
+def last_logits(model: PreTrainedModel, sequences: Sequence[Ids]) -> Iterator[Float[Tensor, "some vocab"]]:
+    """Yield the logits behind every sequence, in order, some rows at a time: all of them would fill the memory."""
+    if sequences:
+        for hidden in scored_hidden(model, sequences, 1)[:, 0].split(_ROWS_OF_LOGITS):
+            yield logits_from_hidden(model, hidden)
 
 
 @torch.no_grad()

@@ -1,11 +1,18 @@
-"""Greedy answers of many prompts, stopping each as soon as its judgement is decided."""
+"""Greedy answers of many prompts, stopping each as soon as its judgement is decided.
+
+Prompts are read in small batches and answered in larger ones: reading is bound by arithmetic, writing one token at a
+time by the memory that the weights come from.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from unflinch.models.forward import (
     PADDING_ID,
@@ -19,6 +26,9 @@ from unflinch.models.forward import (
 
 StopWhen = Callable[[str], bool]
 Advance = Callable[[int], None]
+
+_WRITTEN_TOGETHER = 128
+"""Rows from which on answers are written, where caches can be joined."""
 
 
 def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
@@ -48,58 +58,93 @@ def generate_greedy(
         max_new_tokens: most tokens an answer may have.
         stop_when: called with the text so far; True ends that answer early.
         batch_tokens: most padded prompt tokens a batch.
-        advance: called with the number of finished prompts after each batch.
+        advance: called with the number of finished prompts, some at a time.
     """
-    answers: list[tuple[int, ...]] = [()] * len(sequences)
-    ends = end_token_ids(model, tokenizer)
-    for rows in length_sorted_batches(sequences, batch_tokens):
-        produced = _generate_batch(model, tokenizer, [sequences[i] for i in rows], max_new_tokens, ends, stop_when)
-        for i, answer in zip(rows, produced, strict=True):
-            answers[i] = answer
-        if advance:
-            advance(len(rows))
-    return answers
-
-
-def _generate_batch(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    sequences: Sequence[Ids],
-    max_new_tokens: int,
-    ends: frozenset[int],
-    stop_when: StopWhen | None,
-) -> list[tuple[int, ...]]:
-    share = can_share_prefix(model)
-    batch = pad_batch(sequences, 1, PADDING_ID, model.device, share)
-    hidden, cache = run_decoder(model, batch, use_cache=True)
-    assert cache is not None
-    mask, positions = batch.attention_mask, batch.position_ids[:, -1:]
-    active = list(range(len(sequences)))
     answers: list[list[int]] = [[] for _ in sequences]
-    for step in range(max_new_tokens):
-        tokens = logits_from_hidden(model, hidden[:, -1]).argmax(-1)
-        going = []
-        for place, (row, token) in enumerate(zip(active, tokens.tolist(), strict=True)):
-            if token in ends:
-                continue
-            answers[row].append(token)
-            if stop_when and stop_when(str(tokenizer.decode(answers[row]))):
-                continue
-            going.append(place)
-        if not going or step == max_new_tokens - 1:
-            break
-        if len(going) < len(active):
-            keep = torch.tensor(going, device=model.device)
-            cache.batch_select_indices(keep)
-            tokens, mask, positions = tokens[keep], mask[keep], positions[keep]
-            active = [active[place] for place in going]
-        mask = torch.cat([mask, mask.new_ones(len(active), 1)], dim=1)
-        positions = positions + 1
-        hidden = model.get_decoder()(
-            input_ids=tokens[:, None],
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state
+    ends = end_token_ids(model, tokenizer)
+
+    def goes_on(row: int, token: int) -> bool:
+        if token in ends:
+            return False
+        answers[row].append(token)
+        return not (stop_when and stop_when(str(tokenizer.decode(answers[row]))))
+
+    for opened in _opened(model, sequences, batch_tokens):
+        finished = len(opened.rows)
+        _write(model, opened, max_new_tokens, goes_on)
+        if advance:
+            advance(finished)
     return [tuple(answer) for answer in answers]
+
+
+@dataclass
+class _Opened:
+    """Answers that are being written: what is known of every row behind its last token."""
+
+    rows: list[int]
+    hidden: Float[Tensor, "rows width"]
+    cache: DynamicCache
+    mask: Int[Tensor, "rows all_tokens"]
+    positions: Int[Tensor, "rows 1"]
+
+
+def _opened(model: PreTrainedModel, sequences: Sequence[Ids], batch_tokens: int) -> Iterator[_Opened]:
+    """Yield the prompts read, many together where their caches are plain keys and values."""
+    share = can_share_prefix(model)
+    waiting: list[_Opened] = []
+    for rows in length_sorted_batches(sequences, batch_tokens):
+        batch = pad_batch([sequences[i] for i in rows], 1, PADDING_ID, model.device, share)
+        hidden, cache = run_decoder(model, batch, use_cache=True)
+        assert cache is not None
+        waiting.append(_Opened(rows, hidden[:, -1], cache, batch.attention_mask, batch.position_ids[:, -1:]))
+        if not share or sum(len(opened.rows) for opened in waiting) >= _WRITTEN_TOGETHER:
+            yield _joined(model, waiting)
+            waiting = []
+    if waiting:
+        yield _joined(model, waiting)
+
+
+def _joined(model: PreTrainedModel, parts: Sequence[_Opened]) -> _Opened:
+    """Return several batches as one, the shorter ones padded on the left."""
+    if len(parts) == 1:
+        return parts[0]
+    width = max(part.mask.shape[1] for part in parts)
+
+    def joined(states: Sequence[Tensor]) -> Tensor:
+        return torch.cat([torch.nn.functional.pad(s, (0, 0, width - s.shape[-2], 0)) for s in states])
+
+    cache = DynamicCache(config=model.config)
+    for number, layers in enumerate(zip(*(part.cache.layers for part in parts), strict=True)):
+        keys, values = [layer.keys for layer in layers], [layer.values for layer in layers]
+        cache.update(joined(keys), joined(values), number)
+    masks = [torch.nn.functional.pad(part.mask, (width - part.mask.shape[1], 0)) for part in parts]
+    return _Opened(
+        [row for part in parts for row in part.rows],
+        torch.cat([part.hidden for part in parts]),
+        cache,
+        torch.cat(masks),
+        torch.cat([part.positions for part in parts]),
+    )
+
+
+def _write(model: PreTrainedModel, opened: _Opened, max_new_tokens: int, goes_on: Callable[[int, int], bool]) -> None:
+    """Write the answers token by token; `goes_on(row, token)` takes each and says whether its row wants another."""
+    for step in range(max_new_tokens):
+        tokens = logits_from_hidden(model, opened.hidden).argmax(-1)
+        going = [place for place, row in enumerate(opened.rows) if goes_on(row, int(tokens[place]))]
+        if not going or step == max_new_tokens - 1:
+            return
+        if len(going) < len(opened.rows):
+            keep = torch.tensor(going, device=model.device)
+            opened.cache.batch_select_indices(keep)
+            tokens, opened.mask, opened.positions = tokens[keep], opened.mask[keep], opened.positions[keep]
+            opened.rows = [opened.rows[place] for place in going]
+        opened.mask = torch.cat([opened.mask, opened.mask.new_ones(len(going), 1)], dim=1)
+        opened.positions = opened.positions + 1
+        opened.hidden = model.get_decoder()(
+            input_ids=tokens[:, None],
+            attention_mask=opened.mask,
+            position_ids=opened.positions,
+            past_key_values=opened.cache,
+            use_cache=True,
+        ).last_hidden_state[:, -1]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from unflinch.activations.gradients import fisher_metrics, refusal_gradients
-from unflinch.artifacts import ModuleMetric, Patch
+from unflinch.artifacts import FittedStage, ModuleMetric, Patch
 from unflinch.data.prompts import Prompt
 from unflinch.edit.closed_form import (
     ScoreBounds,
@@ -27,12 +27,12 @@ from unflinch.edit.closed_form import (
 from unflinch.edit.fine_tune import FineTuneSteps, Lesson, OwnAnswer, fine_tune
 from unflinch.edit.low_rank import added, scaled
 from unflinch.models.chat import encode, encode_all
-from unflinch.models.forward import logits_from_hidden, scored_hidden
+from unflinch.models.forward import scored_hidden
 from unflinch.models.load import LoadedModel
 from unflinch.options import FitOptions
 from unflinch.patch.attach import attached
 from unflinch.results import FitStage, PatchSummary
-from unflinch.steps.baseline import Asked, Baseline
+from unflinch.steps.baseline import Baseline
 from unflinch.steps.progress import Progress, counter
 from unflinch.steps.scan import Scan
 from unflinch.steps.select_panel import SelectPanel, choose_strength, ordinary_sequences, shortfall
@@ -40,11 +40,9 @@ from unflinch.validate.judges import RuleJudge
 from unflinch.validate.refusal_rate import ask
 
 Ids = tuple[int, ...]
-Checkpoint = Callable[[str, Callable[[], Patch]], Patch]
-"""Called with a stage's name and a function that makes its patch; returns the stored patch if the stage has run."""
+Checkpoint = Callable[[str, Callable[[], FittedStage]], FittedStage]
+"""Called with a stage's name and a function that computes it; returns what is stored if the stage has run."""
 
-_EARLY_ROUNDS = 2
-"""Rounds before the last one look at every second prompt: they only bring the patch near where the last one starts."""
 _STIFFNESS = 100.0
 """Price of missing a bound, on gradients scaled to mean square 1: bounds are missed only where they contradict."""
 
@@ -58,20 +56,7 @@ class FitInputs:
     keeps: list[Ids]
     margins: Tensor
     """Per keep, how far its refusal score must stay above the base model's."""
-    keep_scores: Tensor
-    """The base model's."""
     ordinary: Sequence[Sequence[int]]
-    ordinary_base: Tensor
-
-    def thinned(self, step: int) -> FitInputs:
-        """Return the same with every `step`-th target and keep."""
-        return replace(
-            self,
-            targets=self.targets[::step],
-            keeps=self.keeps[::step],
-            margins=self.margins[::step],
-            keep_scores=self.keep_scores[::step],
-        )
 
 
 def prepare_fit(
@@ -79,7 +64,8 @@ def prepare_fit(
 ) -> FitInputs:
     """Return the edited modules with what changing them costs, and the prompts that bound the update.
 
-    Guard prompts of `select` bound it too: no choice needs them, and every bound makes the guard stronger.
+    Keeps that the base model answers are left out: they bound nothing. All guard prompts stay, those of `select` too:
+    no choice needs them, and every bound makes the guard stronger.
     """
     architecture = loaded.architecture
     modules = [f"{architecture.layers}.{layer}.{w}" for layer in scan.subspace.layers for w in architecture.writers]
@@ -95,21 +81,13 @@ def prepare_fit(
         seed=options.seed,
         advance=counter(progress, "fit: what a change costs", len(ordinary)),
     )
-    keeps: list[tuple[Asked, float]] = [(a, options.keep_margin if a.refused else 0.0) for a in baseline.fit.keep]
-    keeps += [(a, options.guard_margin) for a in baseline.fit.guard + baseline.select.guard]
-    keep_ids = encode_all(loaded.tokenizer, [a.prompt for a, _ in keeps])
-    with torch.inference_mode():
-        hidden = scored_hidden(loaded.model, keep_ids, 1)[:, 0]
-        scores = torch.cat([scan.openings.score(logits_from_hidden(loaded.model, h)).cpu() for h in hidden.split(64)])
-        base = scored_hidden(loaded.model, ordinary, options.answer_tokens)
+    keeps, guards = baseline.fit.refused("keep"), baseline.fit.guard + baseline.select.guard
     return FitInputs(
         metrics,
         encode_all(loaded.tokenizer, [a.prompt for a in baseline.fit.refused("targets")]),
-        keep_ids,
-        torch.tensor([margin for _, margin in keeps]),
-        scores.clone(),
+        encode_all(loaded.tokenizer, [a.prompt for a in (*keeps, *guards)]),
+        torch.tensor([options.keep_margin] * len(keeps) + [options.guard_margin] * len(guards)),
         ordinary,
-        base.clone(),
     )
 
 
@@ -118,10 +96,21 @@ def closed_form_round(
     inputs: FitInputs,
     scan: Scan,
     start: Patch | None,
+    base_scores: Tensor | None,
     options: FitOptions,
     advance: Callable[[int], None],
-) -> Patch:
-    """Return the patch after one more linearisation of all refusal scores, at `start` or at the base model."""
+) -> FittedStage:
+    """Return the patch after one more linearisation of all refusal scores, at `start` or at the base model.
+
+    Args:
+        loaded: the base model.
+        inputs: what bounds the update, and what it costs.
+        scan: openings of refusals.
+        start: the patch so far.
+        base_scores: of the base model, as the first round returned them; None in the first round.
+        options: goals and margins.
+        advance: called with the number of finished prompts.
+    """
     sequences = inputs.targets + inputs.keeps
     with attached(loaded.model, start) if start else nullcontext():
         found = refusal_gradients(
@@ -131,7 +120,8 @@ def closed_form_round(
     upper = torch.full((len(sequences),), torch.inf)
     upper[:count] = (found.scores[:count] - options.largest_drop).clamp(min=options.goal)
     lower = torch.full((len(sequences),), -torch.inf)
-    lower[count:] = inputs.keep_scores + inputs.margins
+    base = found.scores if base_scores is None else base_scores
+    lower[count:] = base[count:] + inputs.margins
     whitened = whitened_gradients(found, inputs.metrics)
     multipliers = solve_multipliers(
         gram_matrix(whitened, whitened),
@@ -141,7 +131,7 @@ def closed_form_round(
     )
     update = closed_form_update(whitened, multipliers, inputs.metrics, 2 * options.rank)
     parts = [start.factors, update] if start else [update]
-    return Patch(added(parts, inputs.metrics, options.rank), loaded.base_hash)
+    return FittedStage(Patch(added(parts, inputs.metrics, options.rank), loaded.base_hash), found.scores)
 
 
 def own_answers(
@@ -163,22 +153,25 @@ def fine_tuned(
     baseline: Baseline,
     scan: Scan,
     start: Patch,
+    base_scores: Tensor,
     options: FitOptions,
     progress: Progress,
-) -> Patch:
+) -> FittedStage:
     """Return the patch after a few steps on the model's own answers; `start` itself where it answers too little."""
     if not options.fine_tune_steps:
-        return start
+        return FittedStage(start)
     prompts = [a.prompt for a in baseline.fit.refused("targets")][: 2 * options.fine_tune_steps * options.batch_size]
     advance = counter(progress, "fit: the model's own answers", len(prompts))
     answers = own_answers(loaded, prompts, start, 2 * options.answer_tokens, advance)
     if not answers:
-        return start
-    floor = inputs.keep_scores + inputs.margins
-    lesson = Lesson(answers, inputs.keeps, floor, inputs.ordinary, inputs.ordinary_base)
+        return FittedStage(start)
+    floor = base_scores[len(inputs.targets) :] + inputs.margins
+    with torch.inference_mode():
+        base = scored_hidden(loaded.model, inputs.ordinary, options.answer_tokens)
+    lesson = Lesson(answers, inputs.keeps, floor, inputs.ordinary, base.clone())
     steps = FineTuneSteps(options.fine_tune_steps, options.batch_size, options.learning_rate, seed=options.seed)
     advance = counter(progress, "fit: fine-tuning", steps.steps)
-    return fine_tune(loaded.model, start, lesson, inputs.metrics, scan.openings.score, steps, advance)
+    return FittedStage(fine_tune(loaded.model, start, lesson, inputs.metrics, scan.openings.score, steps, advance))
 
 
 def fit_patch(
@@ -203,16 +196,18 @@ def fit_patch(
     panel = SelectPanel(loaded, baseline, scan.openings, options.answer_tokens)
     stages = [panel.untouched()]
     best: Patch | None = None
+    base_scores: Tensor | None = None
     for number in range(options.rounds):
         name = "closed_form" if number == 0 else f"constrained_{number}"
-        seen = inputs if number == options.rounds - 1 else inputs.thinned(_EARLY_ROUNDS)
-        advance = counter(progress, f"fit: {name.replace('_', ' ')}", len(seen.targets) + len(seen.keeps))
-        patch = checkpoint(name, partial(closed_form_round, loaded, seen, scan, best, options, advance))
-        best = _better(loaded, panel, stages, name, patch, best, options)
-    assert best is not None
-    found = best
-    tuned = checkpoint("fine_tune", lambda: fine_tuned(loaded, inputs, baseline, scan, found, options, progress))
-    best = _better(loaded, panel, stages, "fine_tune", tuned, best, options)
+        advance = counter(progress, f"fit: {name.replace('_', ' ')}", len(inputs.targets) + len(inputs.keeps))
+        found = checkpoint(name, partial(closed_form_round, loaded, inputs, scan, best, base_scores, options, advance))
+        base_scores = found.scores if base_scores is None else base_scores
+        best = _better(loaded, panel, stages, name, found.patch, best, options)
+    assert best is not None and base_scores is not None
+    tuned = checkpoint(
+        "fine_tune", partial(fine_tuned, loaded, inputs, baseline, scan, best, base_scores, options, progress)
+    )
+    best = _better(loaded, panel, stages, "fine_tune", tuned.patch, best, options)
     advance = counter(progress, "fit: strength, by judged answers", panel.most_answers)
     with attached(loaded.model, best) as live:
         strength, stage = choose_strength(panel, live, options, advance)

@@ -8,7 +8,7 @@ import torch
 
 from unflinch.metrics.refusal_score import RefusalOpenings, mine_openings
 from unflinch.models.chat import encode_all
-from unflinch.models.forward import Ids, logits_from_hidden, scored_hidden
+from unflinch.models.forward import Ids, last_logits
 from unflinch.models.generate import generate_greedy
 from unflinch.models.load import LoadedModel
 from unflinch.steps.baseline import BaselineSet
@@ -58,13 +58,11 @@ def model_openings(loaded: LoadedModel, sets: BaselineSet, tokens: int, progress
 @torch.inference_mode()
 def _likely_beginnings(loaded: LoadedModel, sequences: list[tuple[int, ...]]) -> list[tuple[int, tuple[int, ...]]]:
     """Return prompts followed by a likely first token, with their rows: each token where it is likeliest."""
-    if not sequences:
-        return []
-    hidden = scored_hidden(loaded.model, sequences, 1)[:, 0]
     found: defaultdict[int, list[tuple[float, int]]] = defaultdict(list)
-    for row, state in enumerate(hidden):
-        top = logits_from_hidden(loaded.model, state[None])[0].softmax(-1).topk(_LIKELY)
-        for probability, token in zip(top.values.tolist(), top.indices.tolist(), strict=True):
+    tops = [logits.softmax(-1).topk(_LIKELY) for logits in last_logits(loaded.model, sequences)]
+    rows = [pair for top in tops for pair in zip(top.values.tolist(), top.indices.tolist(), strict=True)]
+    for row, (probabilities, tokens) in enumerate(rows):
+        for probability, token in zip(probabilities, tokens, strict=True):
             found[token].append((probability, row))
     likeliest = sorted(found, key=lambda token: -sum(p for p, _ in found[token]))[:_CANDIDATES]
     return [(row, (*sequences[row], token)) for token in likeliest for _, row in sorted(found[token])[-_TRIALS:]]

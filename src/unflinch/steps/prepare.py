@@ -30,11 +30,11 @@ def load_splits(options: PromptOptions) -> Splits:
     shares = (options.fit_share, options.select_share, 1 - options.fit_share - options.select_share)
     splits = split_prompts(targets, keep, guard, ordinary, shares)
     limited = Splits(
-        fit=_limited(splits.fit, options, options.max_targets, options.max_keep, options.max_ordinary_fit),
-        select=_limited(
-            splits.select, options, options.max_targets // 2, options.max_keep // 2, options.max_ordinary_select
+        _limited(splits.fit, options, options.max_targets_fit, options.max_keep_fit, options.max_ordinary_fit),
+        _limited(
+            splits.select, options, options.max_targets_select, options.max_keep_select, options.max_ordinary_select
         ),
-        test=_limited(splits.test, options, options.max_targets_test, options.max_keep_test, options.max_ordinary_test),
+        _limited(splits.test, options, options.max_targets_test, options.max_keep_test, options.max_ordinary_test),
     )
     _check_not_empty(limited, len(targets))
     return limited

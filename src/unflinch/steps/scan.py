@@ -16,7 +16,7 @@ from unflinch.activations.collect import collect_activations
 from unflinch.artifacts import RefusalSubspace
 from unflinch.metrics.refusal_score import RefusalOpenings
 from unflinch.models.chat import encode_all
-from unflinch.models.forward import logits_from_hidden, scored_hidden
+from unflinch.models.forward import last_logits
 from unflinch.models.hooks import ablated_direction
 from unflinch.models.load import LoadedModel
 from unflinch.options import ScanOptions
@@ -28,6 +28,8 @@ from unflinch.steps.progress import Progress, counter
 from unflinch.subspace.difference_of_means import difference_of_means
 from unflinch.subspace.select import TwoGroups, select_subspace
 
+_MOST = {"targets": 160, "keep": 180, "guard": 60}
+"""Refused prompts of a split suffice to tell the two groups apart."""
 _ANSWERED = 120
 """Answered targets suffice for the mean of states that do not refuse."""
 _ABLATION_LAYERS = (0.42, 0.75)
@@ -64,10 +66,9 @@ def scan_model(loaded: LoadedModel, baseline: Baseline, options: ScanOptions, pr
     """Return subspaces, chosen layers, the strongest single refusal direction, and the model's refusal openings."""
     groups = {}
     for name, sets in (("fit", baseline.fit), ("select", baseline.select)):
-        keeps = sets.refused("keep") + sets.refused("guard")
         groups[name] = TwoGroups(
-            _states(loaded, sets.refused("targets"), f"scan: {name} targets", progress),
-            _states(loaded, keeps, f"scan: {name} keeps", progress),
+            _states(loaded, _refused(sets, "targets"), f"scan: {name} targets", progress),
+            _states(loaded, _refused(sets, "keep", "guard"), f"scan: {name} keeps", progress),
         )
     subspace, table = select_subspace(
         groups["fit"], groups["select"], twins(baseline.fit), options.rank, options.shrinkage
@@ -81,10 +82,15 @@ def scan_model(loaded: LoadedModel, baseline: Baseline, options: ScanOptions, pr
 
 
 def twins(sets: BaselineSet) -> list[int | None]:
-    """Return for every refused target the row of its harmful twin among the refused keeps and guards."""
-    keeps = sets.refused("keep") + sets.refused("guard")
+    """Return for every refused target in use the row of its harmful twin among the refused keeps and guards."""
+    keeps = _refused(sets, "keep", "guard")
     rows = {asked.prompt.contrast_of: row for row, asked in enumerate(keeps) if asked.prompt.contrast_of}
-    return [rows.get(asked.prompt.text) for asked in sets.refused("targets")]
+    return [rows.get(asked.prompt.text) for asked in _refused(sets, "targets")]
+
+
+def _refused(sets: BaselineSet, *kinds: str) -> list[Asked]:
+    """Return the refused prompts that the scan looks at."""
+    return [asked for kind in kinds for asked in sets.refused(kind)[: _MOST[kind]]]
 
 
 def save_scan(scan: Scan, path: Path) -> None:
@@ -129,7 +135,7 @@ def _strongest(
     scores = {}
     for layer in candidates:
         with ablated_direction(loaded.model, loaded.architecture, directions[layer].to(loaded.model.device)):
-            hidden = scored_hidden(loaded.model, sequences, 1)
-        scores[layer] = float(openings.score(logits_from_hidden(loaded.model, hidden[:, -1])).mean())
+            found = [openings.score(logits) for logits in last_logits(loaded.model, sequences)]
+        scores[layer] = float(torch.cat(found).mean())
         advance(1)
     return min(scores, key=lambda layer: scores[layer])

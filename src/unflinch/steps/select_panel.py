@@ -10,7 +10,7 @@ from torch import Tensor
 from unflinch.metrics.kl import kl_divergence
 from unflinch.metrics.refusal_score import RefusalOpenings
 from unflinch.models.chat import encode, encode_all
-from unflinch.models.forward import Ids, logits_from_hidden, scored_hidden
+from unflinch.models.forward import Ids, last_logits, logits_from_hidden, scored_hidden
 from unflinch.models.load import LoadedModel
 from unflinch.options import FitOptions
 from unflinch.patch.attach import AttachedPatch
@@ -24,6 +24,7 @@ STRENGTHS = (0.5, 0.7, 0.85, 1.0, 1.15, 1.3)
 _START = STRENGTHS.index(1.0)
 _MOST_TRIED = max(_START + 1, len(STRENGTHS) - _START)
 """Strength 1 and those on one side of it."""
+_RIGHT_REFUSALS_WEIGH = 3.0
 _KINDS = ("targets", "keep", "guard")
 
 
@@ -91,11 +92,8 @@ class SelectPanel:
     @torch.inference_mode()
     def _opens(self, sequences: Sequence[Ids]) -> list[bool]:
         """Return, per prompt, whether the likeliest first token opens refusals."""
-        if not sequences:
-            return []
-        hidden = scored_hidden(self.loaded.model, sequences, 1)[:, 0]
-        tokens = torch.cat([logits_from_hidden(self.loaded.model, h).argmax(-1).cpu() for h in hidden.split(64)])
-        return [bool(opens) for opens in self.openings.tokens[tokens]]
+        tokens = [token for logits in last_logits(self.loaded.model, sequences) for token in logits.argmax(-1).tolist()]
+        return [bool(self.openings.tokens[token]) for token in tokens]
 
 
 def ordinary_sequences(loaded: LoadedModel, sets: BaselineSet, tokens: int) -> list[Ids]:
@@ -114,9 +112,13 @@ def within_budgets(stage: FitStage, options: FitOptions) -> bool:
 
 
 def shortfall(stage: FitStage, options: FitOptions) -> float:
-    """Return how bad a stage is: targets left, plus ten times whatever goes beyond a budget, guard losses above all."""
+    """Return how bad a stage is: false refusals left and, three times as bad, right ones lost.
+
+    Whatever goes beyond a budget counts ten times more, and guard losses above all.
+    """
     return (
         stage.targets_refused_share
+        + _RIGHT_REFUSALS_WEIGH * stage.keep_lost_share
         + 10 * max(0.0, stage.keep_lost_share - options.keep_budget)
         + 10 * max(0.0, stage.kl_first_token_mean - options.kl_budget) / options.kl_budget
         + 10 * stage.guard_lost_share
@@ -128,7 +130,7 @@ def choose_strength(
 ) -> tuple[float, FitStage]:
     """Return the strength with the least shortfall by judged answers, and how it does.
 
-    From strength 1 the dial goes up while all budgets hold, or down until they do.
+    From strength 1 the dial goes up while all budgets hold and the shortfall falls, or down until they hold.
 
     Args:
         panel: the select prompts.
@@ -152,7 +154,7 @@ def choose_strength(
     step = 1 if holds else -1
     while 0 <= place + step < len(STRENGTHS):
         place += step
-        if judged(place) != holds:
+        if judged(place) != holds or (holds and tried[-1][0] > tried[-2][0]):
             break
     _, strength, stage = min(tried, key=lambda row: row[:2])
     return strength, stage

@@ -8,7 +8,7 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
-from unflinch.artifacts import LowRankFactors, Patch
+from unflinch.artifacts import FittedStage, LowRankFactors, Patch
 from unflinch.run_folder import RunFolder
 
 
@@ -32,14 +32,16 @@ def load_factors(folder: RunFolder, name: str, base_hash: str) -> Patch:
     return Patch({m: LowRankFactors(tensors[f"{m}|a"], tensors[f"{m}|b"]) for m in modules}, base_hash)
 
 
-def checkpoints(folder: RunFolder, base_hash: str) -> Callable[[str, Callable[[], Patch]], Patch]:
-    """Return a function that makes a stage's patch once and afterwards reads it from the run folder."""
+def checkpoints(folder: RunFolder, base_hash: str) -> Callable[[str, Callable[[], FittedStage]], FittedStage]:
+    """Return a function that computes a stage of the fit once and afterwards reads it from the run folder."""
 
-    def checkpoint(stage: str, make: Callable[[], Patch]) -> Patch:
-        name = f"fit_{stage}"
+    def checkpoint(stage: str, make: Callable[[], FittedStage]) -> FittedStage:
+        name, scores = f"fit_{stage}", folder.step_file(f"fit_{stage}_scores", ".safetensors")
         if not folder.step_file(name, ".safetensors").is_file():
-            save_factors(folder, name, make())
-        return load_factors(folder, name, base_hash)
+            made = make()
+            folder.write_file(scores, lambda path: save_file({"scores": made.scores}, path))
+            save_factors(folder, name, made.patch)
+        return FittedStage(load_factors(folder, name, base_hash), load_file(scores)["scores"])
 
     return checkpoint
 

@@ -39,6 +39,8 @@ from unflinch.validate.verdict import judge_run
 Change = Callable[[], AbstractContextManager[object]]
 KINDS: tuple[PromptKind, ...] = ("target", "keep", "guard")
 _WORST = 10
+_GLANCE = 12
+"""Tokens after which the base model's plain answers are read no further: later refusals are hardly any, see LOG."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,11 @@ class Validation:
         return ask(self.loaded.model, self.loaded.tokenizer, prompts, self.judge, tokens, advance=advance)
 
     def _refused(self, kind: PromptKind, prompts: tuple[Prompt, ...]) -> Refused:
-        answers = self._ask(prompts, f"validate: asking {kind} prompts", self.options.answer_tokens)
+        answers = self._ask(prompts, f"validate: asking {kind} prompts", min(_GLANCE, self.options.answer_tokens))
+        undecided = [i for i, a in enumerate(answers) if len(a.tokens) == _GLANCE and a.judgement.label != "answers"]
+        whole = self._ask([prompts[i] for i in undecided], "validate: asking on", self.options.answer_tokens)
+        for i, answer in zip(undecided, whole, strict=True):
+            answers[i] = answer
         pairs = [(p, a) for p, a in zip(prompts, answers, strict=True) if a.judgement.label == "refuses"]
         return Refused(kind, [p for p, _ in pairs], [a for _, a in pairs], len(prompts))
 
