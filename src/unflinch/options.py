@@ -148,7 +148,7 @@ class FitOptions:
     """Targets a step; keeps and ordinary prompts come in proportion."""
     learning_rate: float = 0.02
     """Of Adam in whitened coordinates, relative to the size of the factors."""
-    kl_budget: float = 0.03
+    kl_budget: float = 0.04
     """Most mean first-token KL(base || patched) on answered ordinary `select` prompts, in nats."""
     keep_budget: float = 0.05
     """Largest share of right refusals on `select` prompts that the chosen strength may lose."""

@@ -32,10 +32,10 @@ from unflinch.models.load import LoadedModel
 from unflinch.options import FitOptions
 from unflinch.patch.attach import attached
 from unflinch.results import FitStage, PatchSummary
-from unflinch.steps.baseline import Baseline
+from unflinch.steps.baseline import Baseline, BaselineSet
 from unflinch.steps.progress import Progress, counter
 from unflinch.steps.scan import Scan
-from unflinch.steps.select_panel import SelectPanel, choose_strength, ordinary_sequences, shortfall
+from unflinch.steps.select_panel import SelectPanel, choose_strength, shortfall
 from unflinch.validate.judges import RuleJudge
 from unflinch.validate.refusal_rate import ask
 
@@ -57,6 +57,15 @@ class FitInputs:
     margins: Tensor
     """Per keep, how far its refusal score must stay above the base model's."""
     ordinary: Sequence[Sequence[int]]
+
+
+def ordinary_sequences(loaded: LoadedModel, sets: BaselineSet, tokens: int) -> list[Ids]:
+    """Return answered ordinary prompts up to the token before the `tokens`-th of the base model's own answer."""
+    return [
+        (*encode(loaded.tokenizer, a.prompt), *a.tokens[: tokens - 1])
+        for a in sets.answered("ordinary")
+        if len(a.tokens) >= tokens
+    ]
 
 
 def prepare_fit(
@@ -193,7 +202,7 @@ def fit_patch(
         checkpoint: keeps every stage's patch, so that an interrupted fit goes on.
     """
     inputs = prepare_fit(loaded, baseline, scan, options, progress)
-    panel = SelectPanel(loaded, baseline, scan.openings, options.answer_tokens)
+    panel = SelectPanel(loaded, baseline, scan.openings)
     stages = [panel.untouched()]
     best: Patch | None = None
     base_scores: Tensor | None = None
@@ -227,10 +236,11 @@ def _better(
     best: Patch | None,
     options: FitOptions,
 ) -> Patch:
-    """Measure a stage and return the better of it and the best one before."""
-    with attached(loaded.model, patch):
-        stage = panel.by_first_token(name)
+    """Turn a stage's patch down to the KL budget, measure it, and return the better of it and the best one before."""
+    with attached(loaded.model, patch) as live:
+        strength, stage = panel.by_first_token(name, live, options.kl_budget)
+    patch = Patch(scaled(patch.factors, strength), patch.base_hash)
     before = min((s for s in stages if s.name != "base"), key=lambda s: shortfall(s, options), default=None)
     worse = before is not None and shortfall(stage, options) > shortfall(before, options)
-    stages.append(replace(stage, note="rolled back: no better on select prompts") if worse else stage)
+    stages.append(replace(stage, note=f"{stage.note}; rolled back, no better") if worse else stage)
     return best if worse and best is not None else patch

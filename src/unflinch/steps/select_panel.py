@@ -9,13 +9,13 @@ from torch import Tensor
 
 from unflinch.metrics.kl import kl_divergence
 from unflinch.metrics.refusal_score import RefusalOpenings
-from unflinch.models.chat import encode, encode_all
+from unflinch.models.chat import encode_all
 from unflinch.models.forward import Ids, last_logits, logits_from_hidden, scored_hidden
 from unflinch.models.load import LoadedModel
 from unflinch.options import FitOptions
 from unflinch.patch.attach import AttachedPatch
 from unflinch.results import FitStage
-from unflinch.steps.baseline import Asked, Baseline, BaselineSet
+from unflinch.steps.baseline import Asked, Baseline
 from unflinch.validate.judges import RuleJudge
 from unflinch.validate.refusal_rate import ask, counts_as_refused
 
@@ -24,6 +24,10 @@ STRENGTHS = (0.5, 0.7, 0.85, 1.0, 1.15, 1.3)
 _START = STRENGTHS.index(1.0)
 _MOST_TRIED = max(_START + 1, len(STRENGTHS) - _START)
 """Strength 1 and those on one side of it."""
+_LEAST = 0.05
+"""A patch that has been turned down so far does nothing: no KL budget that is met only below it is worth a try."""
+_SLACK = 0.98
+"""Of the strength that just meets the KL budget: the rule for it is not exact."""
 _RIGHT_REFUSALS_WEIGH = 3.0
 _KINDS = ("targets", "keep", "guard")
 
@@ -31,14 +35,13 @@ _KINDS = ("targets", "keep", "guard")
 class SelectPanel:
     """`select` prompts that the base model refuses, and ordinary ones: how a patched model does on them."""
 
-    def __init__(self, loaded: LoadedModel, baseline: Baseline, openings: RefusalOpenings, tokens: int) -> None:
+    def __init__(self, loaded: LoadedModel, baseline: Baseline, openings: RefusalOpenings) -> None:
         """Compute what the base model does.
 
         Args:
             loaded: the base model.
             baseline: who refuses what.
             openings: tokens that refusals begin with.
-            tokens: of the base model's own answers to ordinary prompts.
         """
         self.loaded, self.openings = loaded, openings
         self.prompts = {kind: [a.prompt for a in baseline.select.refused(kind)] for kind in _KINDS}
@@ -46,8 +49,7 @@ class SelectPanel:
             kind: encode_all(loaded.tokenizer, [a.prompt for a in baseline.select.refused(kind) if self._opened(a)])
             for kind in _KINDS
         }
-        self.ordinary = ordinary_sequences(loaded, baseline.select, tokens)
-        self.tokens = tokens
+        self.ordinary = encode_all(loaded.tokenizer, [a.prompt for a in baseline.select.answered("ordinary")])
         self.base = self._states()
 
     @property
@@ -60,9 +62,17 @@ class SelectPanel:
         return FitStage("base", 1.0, 0.0, 0.0, 0.0, "before anything is changed")
 
     @torch.inference_mode()
-    def by_first_token(self, name: str) -> FitStage:
-        """Return how the model as it stands does, by the first token of its answers: quick, and good to compare."""
-        return self._stage(name, "by first tokens", {kind: self._opens(rows) for kind, rows in self.opening.items()})
+    def by_first_token(self, name: str, live: AttachedPatch, kl_budget: float) -> tuple[float, FitStage]:
+        """Turn a patch down to the KL budget; return the strength, and how it does by the first token of answers.
+
+        KL grows as the square of the strength, so that the root of what is too much is a good next try.
+        """
+        strength = 1.0
+        while (kl := self._kl()) > kl_budget and strength > _LEAST:
+            strength *= _SLACK * (kl_budget / kl) ** 0.5
+            live.set_strength(strength)
+        refused = {kind: self._opens(rows) for kind, rows in self.opening.items()}
+        return strength, _stage(name, f"strength {strength:.2g}, by first tokens", refused, kl)
 
     @torch.inference_mode()
     def by_answers(self, name: str, note: str, judged_tokens: int, advance: Callable[[int], None]) -> FitStage:
@@ -72,19 +82,17 @@ class SelectPanel:
             answers = ask(self.loaded.model, self.loaded.tokenizer, prompts, RuleJudge(), judged_tokens)
             refused[kind] = [counts_as_refused(kind == "targets", a.judgement.label) for a in answers]
             advance(len(prompts))
-        return self._stage(name, note, refused)
+        return _stage(name, note, refused, self._kl())
 
-    def _stage(self, name: str, note: str, refused: dict[str, list[bool]]) -> FitStage:
-        shares = {kind: sum(rows) / len(rows) if rows else 1.0 for kind, rows in refused.items()}
-        kl = kl_divergence(
-            logits_from_hidden(self.loaded.model, self.base[:, 0]),
-            logits_from_hidden(self.loaded.model, self._states()[:, 0]),
-        )
-        return FitStage(name, shares["targets"], 1 - shares["keep"], 1 - shares["guard"], float(kl.mean()), note)
+    def _kl(self) -> float:
+        """Return the mean first-token KL on ordinary prompts, in nats."""
+        model = self.loaded.model
+        now = logits_from_hidden(model, self._states())
+        return float(kl_divergence(logits_from_hidden(model, self.base), now).mean())
 
     @torch.inference_mode()
     def _states(self) -> Tensor:
-        return scored_hidden(self.loaded.model, self.ordinary, self.tokens)
+        return scored_hidden(self.loaded.model, self.ordinary, 1)[:, 0]
 
     def _opened(self, asked: Asked) -> bool:
         return bool(self.openings.tokens[asked.tokens[0]])
@@ -96,13 +104,9 @@ class SelectPanel:
         return [bool(self.openings.tokens[token]) for token in tokens]
 
 
-def ordinary_sequences(loaded: LoadedModel, sets: BaselineSet, tokens: int) -> list[Ids]:
-    """Return answered ordinary prompts up to the token before the `tokens`-th of the base model's own answer."""
-    return [
-        (*encode(loaded.tokenizer, a.prompt), *a.tokens[: tokens - 1])
-        for a in sets.answered("ordinary")
-        if len(a.tokens) >= tokens
-    ]
+def _stage(name: str, note: str, refused: dict[str, list[bool]], kl: float) -> FitStage:
+    shares = {kind: sum(rows) / len(rows) if rows else 1.0 for kind, rows in refused.items()}
+    return FitStage(name, shares["targets"], 1 - shares["keep"], 1 - shares["guard"], kl, note)
 
 
 def within_budgets(stage: FitStage, options: FitOptions) -> bool:
