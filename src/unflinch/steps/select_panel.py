@@ -28,7 +28,7 @@ _LEAST = 0.05
 """A patch that has been turned down so far does nothing: no KL budget that is met only below it is worth a try."""
 _SLACK = 0.98
 """Of the strength that just meets the KL budget: the rule for it is not exact."""
-_RIGHT_REFUSALS_WEIGH = 3.0
+_RIGHT_REFUSALS_WEIGH = 5.0
 _KINDS = ("targets", "keep", "guard")
 
 
@@ -116,7 +116,7 @@ def within_budgets(stage: FitStage, options: FitOptions) -> bool:
 
 
 def shortfall(stage: FitStage, options: FitOptions) -> float:
-    """Return how bad a stage is: false refusals left and, three times as bad, right ones lost.
+    """Return how bad a stage is: false refusals left and, five times as bad, right ones lost.
 
     Whatever goes beyond a budget counts ten times more, and guard losses above all.
     """
