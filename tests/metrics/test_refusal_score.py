@@ -38,8 +38,8 @@ def test_the_score_equals_the_sharpened_log_odds_of_the_openings_in_float64(seed
     weights = torch.rand(20, generator=generator)
     found = RefusalOpenings(weights).score(logits)
     for row, score in zip(logits.tolist(), found.tolist(), strict=True):
-        opening = math.fsum(math.exp(3 * x) for w, x in zip(weights.tolist(), row, strict=True) if w >= 0.4)
-        other = math.fsum(math.exp(3 * x) for w, x in zip(weights.tolist(), row, strict=True) if w < 0.4)
+        opening = math.fsum(math.exp(3 * x) for w, x in zip(weights.tolist(), row, strict=True) if w >= 0.5)
+        other = math.fsum(math.exp(3 * x) for w, x in zip(weights.tolist(), row, strict=True) if w < 0.5)
         assert score == pytest.approx(math.log(opening / other) / 3, rel=1e-4, abs=1e-4)
 
 

@@ -12,11 +12,8 @@ from torch import Tensor
 
 _MIN_SEEN = 2
 """Openings seen less often in refusals say nothing."""
-_OPENS = 0.4
-"""A token opens refusals if at least this share of the answers that begin with it are refusals.
-
-Below a half, as the two errors are not alike: refusals behind an opening that is left out are not seen at all.
-"""
+_OPENS = 0.5
+"""A token opens refusals if at least this share of the answers that begin with it are refusals."""
 _SHARPNESS = 3.0
 """At 1 the score is the log-odds of the openings; from 3 on its sign agrees with greedy decoding almost always."""
 

@@ -21,9 +21,9 @@ from unflinch.validate.refusal_rate import ask, counts_as_refused
 
 STRENGTHS = (0.5, 0.7, 0.85, 1.0, 1.15, 1.3)
 """Where the dial is tried."""
-_START = STRENGTHS.index(1.0)
+_START = STRENGTHS.index(0.85)
 _MOST_TRIED = max(_START + 1, len(STRENGTHS) - _START)
-"""Strength 1 and those on one side of it."""
+"""The first one and those on one side of it."""
 _LEAST = 0.05
 """A patch that has been turned down so far does nothing: no KL budget that is met only below it is worth a try."""
 _SLACK = 0.98
@@ -134,7 +134,7 @@ def choose_strength(
 ) -> tuple[float, FitStage]:
     """Return the strength with the least shortfall by judged answers, and how it does.
 
-    From strength 1 the dial goes up while all budgets hold and the shortfall falls, or down until they hold.
+    From a cautious start the dial goes up while all budgets hold and the shortfall falls, or down until they hold.
 
     Args:
         panel: the select prompts.
