@@ -107,9 +107,9 @@ DEMO_SETTINGS: dict[str, dict[str, Any]] = {
     "model": {"model": "demo"},
     "prompts": {
         "max_targets_fit": 1000,
-        "max_targets_select": 320,
+        "max_targets_select": 400,
         "max_targets_test": 340,
-        "max_keep_fit": 720,
+        "max_keep_fit": 900,
         "max_keep_select": 240,
         "max_keep_test": 280,
         "max_ordinary_fit": 64,

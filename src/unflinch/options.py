@@ -136,7 +136,7 @@ class FitOptions:
     """Most that one linearisation asks of a target: farther out it no longer holds."""
     keep_margin: float = 1.0
     """How far the score of a right refusal must stay above the base model's."""
-    guard_margin: float = 4.0
+    guard_margin: float = 2.5
     """The same for guard prompts, also those that the base model answers: the guard only ever gets stronger."""
     input_shrinkage: float = 0.05
     """Of the second moment of module inputs towards the scaled identity."""

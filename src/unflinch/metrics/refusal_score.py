@@ -26,7 +26,7 @@ class RefusalOpenings:
 
     @property
     def tokens(self) -> Bool[Tensor, " vocab"]:
-        """Which tokens open refusals; the likeliest ones where none does so often enough."""
+        """Which tokens open refusals; the likeliest ones where none does so more often than not."""
         return self.weights >= min(_OPENS, float(self.weights.max()))
 
     def score(self, logits: Float[Tensor, "prompts vocab"]) -> Float[Tensor, " prompts"]:

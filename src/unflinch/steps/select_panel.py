@@ -21,14 +21,14 @@ from unflinch.validate.refusal_rate import ask, counts_as_refused
 
 STRENGTHS = (0.5, 0.7, 0.85, 1.0, 1.15, 1.3)
 """Where the dial is tried."""
-_START = STRENGTHS.index(0.85)
+_START = STRENGTHS.index(1.0)
 _MOST_TRIED = max(_START + 1, len(STRENGTHS) - _START)
-"""The first one and those on one side of it."""
+"""Strength 1 and those on one side of it."""
 _LEAST = 0.05
 """A patch that has been turned down so far does nothing: no KL budget that is met only below it is worth a try."""
 _SLACK = 0.98
 """Of the strength that just meets the KL budget: the rule for it is not exact."""
-_RIGHT_REFUSALS_WEIGH = 5.0
+_RIGHT_REFUSALS_WEIGH = 3.0
 _KINDS = ("targets", "keep", "guard")
 
 
@@ -116,7 +116,7 @@ def within_budgets(stage: FitStage, options: FitOptions) -> bool:
 
 
 def shortfall(stage: FitStage, options: FitOptions) -> float:
-    """Return how bad a stage is: false refusals left and, five times as bad, right ones lost.
+    """Return how bad a stage is: false refusals left and, three times as bad, right ones lost.
 
     Whatever goes beyond a budget counts ten times more, and guard losses above all.
     """
@@ -134,7 +134,7 @@ def choose_strength(
 ) -> tuple[float, FitStage]:
     """Return the strength with the least shortfall by judged answers, and how it does.
 
-    From a cautious start the dial goes up while all budgets hold and the shortfall falls, or down until they hold.
+    From strength 1 the dial goes up while all budgets hold and the shortfall falls, or down until they hold.
 
     Args:
         panel: the select prompts.
