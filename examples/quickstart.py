@@ -6,9 +6,9 @@ from pathlib import Path
 from unflinch import RunConfig, run
 from unflinch.config import make_config
 from unflinch.data.prompts import Prompt
-from unflinch.models.load import load_model
 from unflinch.patch.attach import attached
 from unflinch.patch.save import load_patch
+from unflinch.steps.opened import load_from
 from unflinch.validate.judges import RuleJudge
 from unflinch.validate.refusal_rate import ask
 
@@ -22,7 +22,7 @@ def main(config: RunConfig, folder: Path, question: str) -> None:
     if not (folder / "patch").is_dir():
         print("the verdict failed, so no patch was written; see", folder / "report.html")
         return
-    loaded = load_model(config.model.model, dtype=config.model.dtype, device=config.model.device)
+    loaded = load_from(config.model)
     with attached(loaded.model, load_patch(folder / "patch")) as patch:
         for strength in (1.0, 0.5, 0.0):
             patch.set_strength(strength)

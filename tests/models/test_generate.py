@@ -91,7 +91,7 @@ def test_no_prompts_give_no_answers_and_no_new_tokens_empty_ones() -> None:
 
 def test_every_prompt_is_reported_once_as_finished() -> None:
     finished: list[int] = []
-    many = prompts() * 60
+    many = prompts() * 100
     generate_greedy(tiny_model("llama"), tiny_tokenizer(), many, 2, batch_tokens=400, advance=finished.append)
     assert sum(finished) == len(many)
-    assert len(finished) > 1
+    assert len(finished) > 2

@@ -24,9 +24,10 @@ from unflinch.models.hooks import CapturedModule, captured_gradients
 
 Score = Callable[[Tensor], Tensor]
 Advance = Callable[[int], None]
+Captured = tuple[list[int], PaddedBatch, dict[str, CapturedModule], Tensor]
+
 _NEGLIGIBLE = 1e-6
 """Directions of a prompt's inputs with a smaller share of the largest moment are left out: they are rounding."""
-Captured = tuple[list[int], PaddedBatch, dict[str, CapturedModule], Tensor]
 
 
 def refusal_gradients(
@@ -92,8 +93,7 @@ def compressed_gradient(
     x_moment = (inputs @ inputs.transpose(1, 2)).double()
     g_moment = (gradients @ gradients.transpose(1, 2)).double()
     values, vectors = torch.linalg.eigh(x_moment)
-    floor = values.amax(-1, keepdim=True) * _NEGLIGIBLE
-    used = values > floor
+    used = values > _NEGLIGIBLE * values.amax(-1, keepdim=True)
     root = torch.where(used, values, 0.0).sqrt()
     inverse = torch.where(used, values, 1.0).rsqrt() * used
     half = (vectors * root[:, None]) @ vectors.transpose(1, 2)

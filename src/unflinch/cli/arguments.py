@@ -77,7 +77,7 @@ KLBudget = Annotated[
     float | None,
     typer.Option(
         metavar="NATS",
-        help=f"Most mean KL per token on ordinary prompts while fitting. [default: {FitOptions.kl_budget}]",
+        help=f"Most mean first-token KL on ordinary prompts while fitting. [default: {FitOptions.kl_budget}]",
     ),
 ]
 KeepBest = Annotated[

@@ -1,7 +1,7 @@
 """Step 3: the patch. Closed form, KL-constrained rounds, fine-tuning on the model's own answers, strength.
 
-Every stage is measured on `select` prompts and rolled back if it did not help. What comes out is the patch with the
-fewest false refusals left among those that keep the right ones and the KL budget (`steps.select_panel`).
+Every stage is measured on `select` prompts and rolled back if it did not help. What comes out is the patch that trades
+false refusals left against right ones lost best, within the guard, keep and KL budgets (`steps.select_panel`).
 """
 
 from __future__ import annotations

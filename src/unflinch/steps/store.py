@@ -36,7 +36,8 @@ def checkpoints(folder: RunFolder, base_hash: str) -> Callable[[str, Callable[[]
     """Return a function that computes a stage of the fit once and afterwards reads it from the run folder."""
 
     def checkpoint(stage: str, make: Callable[[], FittedStage]) -> FittedStage:
-        name, scores = f"fit_{stage}", folder.step_file(f"fit_{stage}_scores", ".safetensors")
+        name = f"fit_{stage}"
+        scores = folder.step_file(f"{name}_scores", ".safetensors")
         if not folder.step_file(name, ".safetensors").is_file():
             made = make()
             folder.write_file(scores, lambda path: save_file({"scores": made.scores}, path))
