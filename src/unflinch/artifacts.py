@@ -70,6 +70,8 @@ class FittedStage:
     patch: Patch
     scores: Float[Tensor, " prompts"] = field(default_factory=lambda: torch.empty(0))
     """Refusal scores before the stage, of targets and then of keeps; empty where it did not need them."""
+    slack: Float[Tensor, " prompts"] = field(default_factory=lambda: torch.empty(0))
+    """How far inside its bound each score should be after the stage."""
 
 
 @dataclass(frozen=True)

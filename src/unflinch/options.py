@@ -136,7 +136,7 @@ class FitOptions:
     """Most that one linearisation asks of a target: farther out it no longer holds."""
     keep_margin: float = 1.0
     """How far the score of a right refusal must stay above the base model's."""
-    guard_margin: float = 2.5
+    guard_margin: float = 3.5
     """The same for guard prompts, also those that the base model answers: the guard only ever gets stronger."""
     input_shrinkage: float = 0.05
     """Of the second moment of module inputs towards the scaled identity."""
@@ -150,6 +150,8 @@ class FitOptions:
     """Of Adam in whitened coordinates, relative to the size of the factors."""
     kl_budget: float = 0.04
     """Most mean first-token KL(base || patched) on answered ordinary `select` prompts, in nats."""
+    target_budget: float = 0.25
+    """Share of targets on `select` prompts that may be left before a higher strength is tried."""
     keep_budget: float = 0.05
     """Largest share of right refusals on `select` prompts that the chosen strength may lose."""
     seed: int = 0
@@ -165,7 +167,8 @@ class FitOptions:
             _above_zero(f"fit.{name}", getattr(self, name))
         if not isfinite(self.goal):
             raise ConfigError(f"option fit.goal is {self.goal}; expected a number")
-        _share("fit.keep_budget", self.keep_budget)
+        for name in ("target_budget", "keep_budget"):
+            _share(f"fit.{name}", getattr(self, name))
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,14 @@ from transformers import PreTrainedModel
 
 from unflinch.activations import gradients
 from unflinch.activations.gradients import compressed_gradient, fisher_metrics, refusal_gradients
-from unflinch.metrics.refusal_score import RefusalOpenings
+from unflinch.metrics.refusal_score import Decision, RefusalOpenings, path_score
 from unflinch.models.architecture import architecture_of
 
 MODULES = ["model.layers.1.self_attn.o_proj", "model.layers.1.mlp.down_proj", "model.layers.2.mlp.down_proj"]
 SEQUENCES = random_ids((9, 5, 12, 7))
 LONGEST = 12
+PATHS = ((), (7, 3), (), (4, 4, 9))
+DECISIONS = [Decision(tuple(ids), path) for ids, path in zip(SEQUENCES, PATHS, strict=True)]
 
 
 def openings(model: PreTrainedModel) -> RefusalOpenings:
@@ -39,11 +41,12 @@ def with_weights(model: PreTrainedModel) -> PreTrainedModel:
 @pytest.mark.parametrize("family", ["qwen2", "llama", "gemma2"])
 def test_each_prompts_gradient_and_score_equal_autograds(family: str) -> None:
     model = tiny_model(family)
-    score = openings(model).score
-    found = refusal_gradients(model, architecture_of(model), MODULES, SEQUENCES, score, rank=LONGEST)
+    score = openings(model)
+    found = refusal_gradients(model, architecture_of(model), MODULES, DECISIONS, score.decision_scores, rank=LONGEST)
     reference = with_weights(tiny_model(family))
-    for place, ids in enumerate(SEQUENCES):
-        value = score(reference(input_ids=torch.tensor([ids])).logits[:, -1].float())[0]
+    for place, (ids, path) in enumerate(zip(SEQUENCES, PATHS, strict=True)):
+        logits = reference(input_ids=torch.tensor([ids])).logits[0].float()
+        value = path_score(logits[-len(path) :], path) if path else score.score(logits[-1:])[0]
         assert float(found.scores[place]) == pytest.approx(value.item(), rel=1e-4, abs=1e-4)
         for name, expected in by_autograd(reference, value).items():
             whole = found.outputs[name][place].T @ found.inputs[name][place]
@@ -52,9 +55,9 @@ def test_each_prompts_gradient_and_score_equal_autograds(family: str) -> None:
 
 def test_batches_do_not_matter() -> None:
     model = tiny_model("qwen2")
-    score, row = openings(model).score, architecture_of(model)
-    together = refusal_gradients(model, row, MODULES, SEQUENCES, score, rank=LONGEST)
-    alone = refusal_gradients(model, row, MODULES, SEQUENCES, score, rank=LONGEST, batch_tokens=1)
+    score, row = openings(model).decision_scores, architecture_of(model)
+    together = refusal_gradients(model, row, MODULES, DECISIONS, score, rank=LONGEST)
+    alone = refusal_gradients(model, row, MODULES, DECISIONS, score, rank=LONGEST, batch_tokens=1)
     torch.testing.assert_close(together.scores, alone.scores, rtol=1e-4, atol=1e-4)
     for name in MODULES:
         whole = [found.outputs[name].transpose(1, 2) @ found.inputs[name] for found in (together, alone)]
@@ -138,14 +141,14 @@ def test_the_model_leaves_as_it_came_even_after_an_error() -> None:
     model = tiny_model("qwen2")
     before = own_logits(model, SEQUENCES[0])
     row = architecture_of(model)
-    refusal_gradients(model, row, MODULES, SEQUENCES, openings(model).score)
+    refusal_gradients(model, row, MODULES, DECISIONS, openings(model).decision_scores)
     fisher_metrics(model, row, MODULES, SEQUENCES, 2, input_shrinkage=0.1, output_shrinkage=0.1, seed=0)
 
-    def broken(_logits: Tensor) -> Tensor:
+    def broken(_logits: Tensor, _paths: object) -> Tensor:
         raise RuntimeError("no score")
 
     with pytest.raises(RuntimeError, match="no score"):
-        refusal_gradients(model, row, MODULES, SEQUENCES, broken)
+        refusal_gradients(model, row, MODULES, DECISIONS, broken)
     assert torch.equal(own_logits(model, SEQUENCES[0]), before)
     assert not any(p.requires_grad or p.grad is not None for p in model.parameters())
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())

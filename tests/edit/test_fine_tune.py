@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from tiny_models import own_logits, random_ids, tiny_model
@@ -12,11 +14,12 @@ from transformers import PreTrainedModel
 from unflinch.artifacts import ModuleMetric, Patch
 from unflinch.edit.fine_tune import FineTuneSteps, Lesson, OwnAnswer, _pull_back, fine_tune
 from unflinch.edit.low_rank import from_whitened, to_whitened
+from unflinch.metrics.refusal_score import Decision
 from unflinch.models.forward import scored_hidden
 from unflinch.patch.attach import attached
 
 PROMPTS = random_ids((7, 9, 6))
-KEEPS = random_ids((8, 5), seed=1)
+KEEPS = [Decision(tuple(ids), path) for ids, path in zip(random_ids((8, 5), seed=1), ((), (6, 2)), strict=True)]
 ORDINARY = random_ids((9, 11), seed=2)
 ANSWER = (20, 30, 40)
 
@@ -33,8 +36,14 @@ def metrics_of(patch: Patch) -> dict[str, ModuleMetric]:
     }
 
 
-def score(logits: Tensor) -> Tensor:
-    return logits[:, 5]
+def score(logits: Tensor, paths: Sequence[Sequence[int]]) -> Tensor:
+    """Return the logit of token 5 at the last position, or of a path's tokens, summed."""
+    return torch.stack(
+        [
+            row[-1, 5] if not path else row[range(-len(path), 0), path].sum()
+            for row, path in zip(logits, paths, strict=True)
+        ]
+    )
 
 
 def lesson_for(model: PreTrainedModel) -> Lesson:
@@ -99,7 +108,7 @@ def test_an_error_in_the_middle_leaves_the_model_as_it_came() -> None:
     start, lesson = random_patch(model), lesson_for(model)
     before = own_logits(model, PROMPTS[0])
 
-    def broken(_logits: Tensor) -> Tensor:
+    def broken(_logits: Tensor, _paths: object) -> Tensor:
         raise RuntimeError("no score")
 
     with pytest.raises(RuntimeError, match="no score"):

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unflinch.metrics.refusal_score import RefusalOpenings, mine_openings
+from unflinch.metrics.refusal_score import RefusalOpenings, mine_openings, path_score
 
 
 def test_weights_are_the_share_of_answers_with_an_opening_that_are_refusals() -> None:
@@ -70,3 +70,32 @@ def test_score_and_gradient_are_finite_however_sure_the_model_is(place: int, hei
     assert logits.grad is not None
     assert score.isfinite().all() and logits.grad.isfinite().all()
     assert (score > 0).item() == (place == 0)
+
+
+@given(seed=st.integers(0, 10_000), length=st.integers(1, 6))
+def test_a_paths_score_is_the_smooth_minimum_of_its_tokens_log_odds_in_float64(seed: int, length: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(length, 12, generator=generator) * 2
+    path = torch.randint(12, (length,), generator=generator).tolist()
+    steps = []
+    for row, own in zip(logits.tolist(), path, strict=True):
+        others = math.fsum(math.exp(3 * x) for token, x in enumerate(row) if token != own)
+        steps.append(row[own] - math.log(others) / 3)
+    expected = -math.log(math.fsum(math.exp(-3 * step) for step in steps)) / 3
+    assert path_score(logits, path).item() == pytest.approx(expected, rel=1e-4, abs=1e-4)
+    assert expected <= min(steps) + 1e-9
+
+
+def test_a_path_that_scores_above_zero_is_what_greedy_decoding_writes() -> None:
+    logits = torch.randn(4000, 3, 8, generator=torch.Generator().manual_seed(0)) * 3
+    scores = torch.stack([path_score(row, (1, 5, 2)) for row in logits])
+    greedy = (logits.argmax(-1) == torch.tensor([1, 5, 2])).all(-1)
+    assert int((scores > 0).sum()) > 3 and greedy[scores > 0].all()
+
+
+def test_each_prompt_is_scored_where_its_refusal_is_decided() -> None:
+    openings = RefusalOpenings(torch.tensor([1.0, 0.0, 0.0, 0.9, 0.0]))
+    logits = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(1))
+    found = openings.decision_scores(logits, [(), (2, 1), ()])
+    expected = [openings.score(logits[:1, -1])[0], path_score(logits[1, 2:], (2, 1)), openings.score(logits[2:, -1])[0]]
+    torch.testing.assert_close(found, torch.stack(expected))

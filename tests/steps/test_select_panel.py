@@ -19,7 +19,7 @@ OPTIONS = FitOptions(keep_budget=0.05, kl_budget=0.03)
 HARMLESS = FitStage("x", 0.2, 0.01, 0.0, 0.01, "")
 
 
-def chosen(dial: Callable[[float], FitStage]) -> tuple[float, FitStage, list[float]]:
+def chosen(dial: Callable[[float], FitStage], start: float = 1.0) -> tuple[float, FitStage, list[float]]:
     """Return the strength chosen where strength `s` does as `dial(s)`, how it does, and what was tried."""
     panel, live, tried = object.__new__(SelectPanel), AttachedPatch({}), []
 
@@ -32,7 +32,7 @@ def chosen(dial: Callable[[float], FitStage]) -> tuple[float, FitStage, list[flo
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(AttachedPatch, "set_strength", set_strength)
         patched.setattr(SelectPanel, "by_answers", by_answers)
-        strength, stage = choose_strength(panel, live, OPTIONS, lambda _: None)
+        strength, stage = choose_strength(panel, live, start, OPTIONS, lambda _: None)
     return strength, stage, tried
 
 
@@ -54,10 +54,12 @@ def test_on_a_monotone_dial_the_best_within_all_budgets_is_found(
     strength, stage, tried = chosen(dial)
     within = [s for s in STRENGTHS if within_budgets(dial(s), OPTIONS)]
     assert stage == dial(strength)
-    assert strength == min(tried, key=lambda s: (shortfall(dial(s), OPTIONS), s))
+    assert strength == min(tried, key=lambda s: (s not in within, shortfall(dial(s), OPTIONS), s))
     if 1.0 in within:
         # Inside the budgets the shortfall of this dial is convex, so that going up until it grows finds its minimum.
-        assert stage == min((dial(s) for s in within if s >= 1), key=lambda found: shortfall(found, OPTIONS))
+        few = [s for s in within if s >= 1 and dial(s).targets_refused_share <= OPTIONS.target_budget][:1]
+        until = few[0] if few else max(within)
+        assert stage == min((dial(s) for s in within if 1 <= s <= until), key=lambda found: shortfall(found, OPTIONS))
     elif within:
         assert strength == max(within)
     assert len(tried) == len(set(tried)) <= 4
@@ -74,3 +76,14 @@ def test_each_budget_alone_holds_a_stage_back(broken: dict[str, float]) -> None:
     assert shortfall(worse, OPTIONS) > shortfall(HARMLESS, OPTIONS)
     strength, _, _ = chosen(lambda s: worse if s > 0.8 else HARMLESS)
     assert strength == 0.7
+
+
+def test_a_dial_that_holds_everything_is_tried_once() -> None:
+    assert chosen(lambda _: HARMLESS, start=0.87)[::2] == (0.85, [0.85])
+
+
+def test_the_dial_goes_up_while_many_targets_are_left() -> None:
+    def dial(strength: float) -> FitStage:
+        return replace(HARMLESS, targets_refused_share=0.9 - 0.6 * strength)
+
+    assert chosen(dial)[::2] == (1.15, [1.0, 1.15])

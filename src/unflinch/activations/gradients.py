@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -10,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from unflinch.artifacts import ModuleMetric, PromptGradients
+from unflinch.metrics.refusal_score import Decision
 from unflinch.models.architecture import Architecture
 from unflinch.models.forward import (
     Ids,
@@ -22,7 +24,7 @@ from unflinch.models.forward import (
 )
 from unflinch.models.hooks import CapturedModule, captured_gradients
 
-Score = Callable[[Tensor], Tensor]
+Score = Callable[[Tensor, Sequence[Ids]], Tensor]
 Advance = Callable[[int], None]
 Captured = tuple[list[int], PaddedBatch, dict[str, CapturedModule], Tensor]
 
@@ -34,7 +36,7 @@ def refusal_gradients(
     model: PreTrainedModel,
     architecture: Architecture,
     modules: Sequence[str],
-    sequences: Sequence[Ids],
+    decisions: Sequence[Decision],
     score: Score,
     *,
     rank: int = 2,
@@ -50,35 +52,46 @@ def refusal_gradients(
         model: the model, patched or not.
         architecture: where its decoder layers are.
         modules: names of linear modules.
-        sequences: prompts as ids that end where the answer begins.
-        score: from logits `(prompts, vocab)` to scores `(prompts,)`; see `metrics.refusal_score`.
+        decisions: what has been read where each prompt's refusal is decided.
+        score: from logits `(prompts, scored, vocab)` and paths to scores `(prompts,)`, as
+            `RefusalOpenings.decision_scores`.
         rank: kept of every gradient.
         batch_tokens: most padded tokens a batch.
         advance: called with the number of finished prompts after each batch.
     """
-    scores = torch.empty(len(sequences))
+    scores = torch.empty(len(decisions))
     inputs: dict[str, Tensor] = {}
     outputs: dict[str, Tensor] = {}
+    for scored, group in _by_path_length(decisions):
 
-    def objective(hidden: Tensor) -> tuple[Tensor, Tensor]:
-        values = score(logits_from_hidden(model, hidden[:, -1]))
-        return values.sum(), values.detach()
+        def objective(hidden: Tensor, rows: list[int], scored: int = scored) -> tuple[Tensor, Tensor]:
+            values = score(logits_from_hidden(model, hidden[:, -scored:]), [decisions[row].path for row in rows])
+            return values.sum(), values.detach()
 
-    for rows, batch, captured, values in _captured_batches(
-        model, architecture, modules, sequences, objective, 1, batch_tokens
-    ):
-        scores[rows] = values.cpu()
-        mask = batch.attention_mask[:, -batch.input_ids.shape[1] :, None]
-        for name, module in captured.items():
-            x, g = compressed_gradient(module.inputs.float() * mask, module.gradient.float() * mask, rank)
-            if name not in inputs:
-                inputs[name] = torch.zeros(len(sequences), rank, x.shape[-1])
-                outputs[name] = torch.zeros(len(sequences), rank, g.shape[-1])
-            inputs[name][rows, : x.shape[1]] = x.cpu()
-            outputs[name][rows, : g.shape[1]] = g.cpu()
-        if advance:
-            advance(len(rows))
+        sequences = {row: decisions[row].ids for row in group}
+        for rows, batch, captured, values in _captured_batches(
+            model, architecture, modules, sequences, objective, scored, batch_tokens
+        ):
+            scores[rows] = values.cpu()
+            mask = batch.attention_mask[:, -batch.input_ids.shape[1] :, None]
+            for name, module in captured.items():
+                x, g = compressed_gradient(module.inputs.float() * mask, module.gradient.float() * mask, rank)
+                if name not in inputs:
+                    inputs[name] = torch.zeros(len(decisions), rank, x.shape[-1])
+                    outputs[name] = torch.zeros(len(decisions), rank, g.shape[-1])
+                inputs[name][rows, : x.shape[1]] = x.cpu()
+                outputs[name][rows, : g.shape[1]] = g.cpu()
+            if advance:
+                advance(len(rows))
     return PromptGradients(scores, inputs, outputs)
+
+
+def _by_path_length(decisions: Sequence[Decision]) -> list[tuple[int, list[int]]]:
+    """Return row numbers by how many positions are scored: one where the first token decides."""
+    groups: defaultdict[int, list[int]] = defaultdict(list)
+    for row, decision in enumerate(decisions):
+        groups[max(1, len(decision.path))].append(row)
+    return sorted(groups.items())
 
 
 def compressed_gradient(
@@ -138,34 +151,39 @@ def fisher_metrics(
     sums: dict[str, tuple[Tensor, Tensor]] = {}
     tokens = 0
 
-    def objective(hidden: Tensor) -> tuple[Tensor, Tensor]:
+    def objective(hidden: Tensor, _rows: list[int]) -> tuple[Tensor, Tensor]:
         log_p = logits_from_hidden(model, hidden[:, -scored:]).flatten(0, 1).log_softmax(-1)
         labels = torch.multinomial(log_p.detach().exp().cpu(), 1, generator=generator).to(log_p.device)
         return log_p.gather(1, labels).sum(), labels
 
     for rows, batch, captured, _ in _captured_batches(
-        model, architecture, modules, sequences, objective, scored, batch_tokens
+        model, architecture, modules, dict(enumerate(sequences)), objective, scored, batch_tokens
     ):
         mask = batch.attention_mask[:, -batch.input_ids.shape[1] :].bool()
         tokens += int(mask.sum())
         for name, module in captured.items():
             x, g = module.inputs[mask].float(), module.gradient[mask].float()
-            c, s = sums.get(name, (0.0, 0.0))
-            sums[name] = (c + x.T @ x, s + g.T @ g)
+            if name not in sums:
+                sums[name] = (x.new_zeros(2 * x.shape[1:]), g.new_zeros(2 * g.shape[1:]))
+            c, s = sums[name]
+            c.addmm_(x.T, x)
+            s.addmm_(g.T, g)
         if advance:
             advance(len(rows))
     return {
         name: ModuleMetric(
-            _shrunk_cholesky(c / tokens, input_shrinkage).cpu(), _shrunk_cholesky(s / tokens, output_shrinkage).cpu()
+            _shrunk_cholesky(c.div_(tokens), input_shrinkage).cpu(),
+            _shrunk_cholesky(s.div_(tokens), output_shrinkage).cpu(),
         )
         for name, (c, s) in sums.items()
     }
 
 
 def _shrunk_cholesky(moment: Tensor, shrinkage: float) -> Tensor:
+    """Return the factor of the moment shrunk towards the scaled identity; the moment is used up."""
     scale = moment.diagonal().mean().clamp(min=torch.finfo(moment.dtype).tiny)
-    identity = torch.eye(len(moment), dtype=moment.dtype, device=moment.device)
-    factor: Tensor = torch.linalg.cholesky((1 - shrinkage) * moment + shrinkage * scale * identity)
+    moment.mul_(1 - shrinkage).diagonal().add_(shrinkage * scale)
+    factor: Tensor = torch.linalg.cholesky(moment)
     return factor
 
 
@@ -173,18 +191,20 @@ def _captured_batches(
     model: PreTrainedModel,
     architecture: Architecture,
     modules: Sequence[str],
-    sequences: Sequence[Ids],
-    objective: Callable[[Tensor], tuple[Tensor, Tensor]],
+    sequences: Mapping[int, Ids],
+    objective: Callable[[Tensor, list[int]], tuple[Tensor, Tensor]],
     scored: int,
     batch_tokens: int,
 ) -> Iterator[Captured]:
     """Yield, batch by batch, rows, padded batch, inputs and output gradients of the modules, and kept values."""
     pad_id = model.config.get_text_config().pad_token_id or 0
     share = can_share_prefix(model)
-    for rows in length_sorted_batches(sequences, batch_tokens):
-        batch = pad_batch([sequences[i] for i in rows], scored, pad_id, model.device, share)
+    names = list(sequences)
+    for places in length_sorted_batches(list(sequences.values()), batch_tokens):
+        rows = [names[place] for place in places]
+        batch = pad_batch([sequences[row] for row in rows], scored, pad_id, model.device, share)
         with captured_gradients(model, architecture, modules, batch.input_ids.shape) as captured:
             hidden, _ = run_decoder(model, batch)
-            total, kept = objective(hidden)
+            total, kept = objective(hidden, rows)
             total.backward()
         yield rows, batch, captured, kept

@@ -17,10 +17,11 @@ from transformers import PreTrainedModel
 from unflinch.artifacts import ModuleMetric, Patch
 from unflinch.edit.low_rank import from_whitened, to_whitened
 from unflinch.metrics.kl import kl_divergence
+from unflinch.metrics.refusal_score import Decision
 from unflinch.models.forward import Ids, logits_from_hidden, scored_hidden
 from unflinch.patch.attach import AttachedPatch, attached
 
-Score = Callable[[Tensor], Tensor]
+Score = Callable[[Tensor, Sequence[Ids]], Tensor]
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Lesson:
 
     answers: Sequence[OwnAnswer]
     """All with the same number of answer tokens."""
-    keeps: Sequence[Ids]
+    keeps: Sequence[Decision]
     keep_floor: Float[Tensor, " keeps"]
     """Refusal scores that keeps must not fall below."""
     ordinary: Sequence[Ids]
@@ -78,7 +79,7 @@ def fine_tune(
         start: the patch to begin with.
         lesson: own answers, keeps with their floors, ordinary prompts.
         metrics: of the patched modules.
-        score: refusal score of logits at the decision position.
+        score: refusal scores of logits `(prompts, scored, vocab)` and paths, as `RefusalOpenings.decision_scores`.
         options: steps, batch, learning rate, weights.
         advance: called after each step.
     """
@@ -121,12 +122,18 @@ def _loss(
     labels = torch.tensor([a.answer for a in answers], device=hidden.device)
     logits = logits_from_hidden(model, hidden)
     own = nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
-    keep_logits = logits_from_hidden(model, scored_hidden(model, [lesson.keeps[i] for i in rows[1]], 1)[:, 0])
-    short = (lesson.keep_floor[rows[1]].to(hidden.device) - score(keep_logits)).clamp(min=0).mean()
+    short = (lesson.keep_floor[rows[1]].to(hidden.device) - _scores(model, lesson, rows[1], score)).clamp(min=0).mean()
     base = lesson.ordinary_base[rows[2]]
     ordinary = scored_hidden(model, [lesson.ordinary[i] for i in rows[2]], base.shape[1])
     kl = kl_divergence(logits_from_hidden(model, base), logits_from_hidden(model, ordinary)).mean()
     return own + options.keep_weight * short + options.ordinary_weight * kl
+
+
+def _scores(model: PreTrainedModel, lesson: Lesson, rows: Sequence[int], score: Score) -> Tensor:
+    keeps = [lesson.keeps[row] for row in rows]
+    lengths = [max(1, len(keep.path)) for keep in keeps]
+    hidden = scored_hidden(model, [keep.ids for keep in keeps], max(lengths), lengths=lengths)
+    return score(logits_from_hidden(model, hidden), [keep.path for keep in keeps])
 
 
 class _Batches(Iterator[tuple[list[int], list[int], list[int]]]):

@@ -18,6 +18,19 @@ _SHARPNESS = 3.0
 """At 1 the score is the log-odds of the openings; from 3 on its sign agrees with greedy decoding almost always."""
 
 
+Ids = Sequence[int]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a model has read where it decides whether to refuse."""
+
+    ids: tuple[int, ...]
+    """The prompt, followed by the path without its last token."""
+    path: tuple[int, ...] = ()
+    """How a refusal begins that only a later token decides; empty where the first token of the answer does."""
+
+
 @dataclass(frozen=True)
 class RefusalOpenings:
     """For every token, the share of the model's own answers beginning with it that are refusals."""
@@ -39,6 +52,36 @@ class RefusalOpenings:
         sharp = _SHARPNESS * logits.float()
         scores: Tensor = (sharp[:, opens].logsumexp(-1) - sharp[:, ~opens].logsumexp(-1)) / _SHARPNESS
         return scores
+
+    def decision_scores(
+        self, logits: Float[Tensor, "prompts scored vocab"], paths: Sequence[Ids]
+    ) -> Float[Tensor, " prompts"]:
+        """Return every prompt's refusal score: by its path where it has one, else by the first token of the answer.
+
+        Args:
+            logits: at the last positions of `Decision.ids`, as many as the longest path has tokens, at least one.
+            paths: of the prompts.
+        """
+        scores = logits.new_empty(len(logits), dtype=torch.float32)
+        first = [row for row, path in enumerate(paths) if not path]
+        scores[first] = self.score(logits[first, -1])
+        for row, path in enumerate(paths):
+            if path:
+                scores[row] = path_score(logits[row, -len(path) :], path)
+        return scores
+
+
+def path_score(logits: Float[Tensor, "tokens vocab"], path: Ids) -> Float[Tensor, ""]:
+    """Return how surely greedy decoding writes a path, in units of logits: above 0 it does.
+
+    Formula: s = -(1/b) log sum_t exp(-b s_t), b = 3, a smooth minimum over the path's tokens y_t of
+    s_t = z_t(y_t) - (1/b) log sum_{v != y_t} exp(b z_t(v)).
+    """
+    sharp = _SHARPNESS * logits.float()
+    own = torch.tensor(path, device=logits.device)[:, None]
+    others = sharp.scatter(-1, own, -torch.inf).logsumexp(-1)
+    scores = sharp.gather(-1, own)[:, 0] - others
+    return -(-scores).logsumexp(-1) / _SHARPNESS
 
 
 def mine_openings(

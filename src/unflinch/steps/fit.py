@@ -26,16 +26,18 @@ from unflinch.edit.closed_form import (
 )
 from unflinch.edit.fine_tune import FineTuneSteps, Lesson, OwnAnswer, fine_tune
 from unflinch.edit.low_rank import added, scaled
-from unflinch.models.chat import encode, encode_all
+from unflinch.metrics.refusal_score import Decision
+from unflinch.models.chat import encode
 from unflinch.models.forward import scored_hidden
 from unflinch.models.load import LoadedModel
 from unflinch.options import FitOptions
 from unflinch.patch.attach import attached
 from unflinch.results import FitStage, PatchSummary
 from unflinch.steps.baseline import Baseline, BaselineSet
+from unflinch.steps.decisions import decisions
 from unflinch.steps.progress import Progress, counter
 from unflinch.steps.scan import Scan
-from unflinch.steps.select_panel import SelectPanel, choose_strength, shortfall
+from unflinch.steps.select_panel import SelectPanel, choose_strength
 from unflinch.validate.judges import RuleJudge
 from unflinch.validate.refusal_rate import ask
 
@@ -46,17 +48,35 @@ Checkpoint = Callable[[str, Callable[[], FittedStage]], FittedStage]
 _STIFFNESS = 100.0
 """Price of missing a bound, on gradients scaled to mean square 1: bounds are missed only where they contradict."""
 
+_SLACK = 0.75
+"""A score that is predicted so far inside its bound, in logits, hardly ever binds in a later round."""
+
 
 @dataclass(frozen=True)
 class FitInputs:
     """What all stages work with."""
 
     metrics: dict[str, ModuleMetric]
-    targets: list[Ids]
-    keeps: list[Ids]
+    targets: list[Decision]
+    keeps: list[Decision]
     margins: Tensor
     """Per keep, how far its refusal score must stay above the base model's."""
     ordinary: Sequence[Sequence[int]]
+    base_scores: Tensor | None = None
+    """Refusal scores of the base model, of targets and then of keeps; None until the first round has found them."""
+
+    def near_bounds(self, first: FittedStage) -> FitInputs:
+        """Return what later rounds work with: the prompts that the first round left near their bounds."""
+        count = len(self.targets)
+        rows = (first.slack <= _SLACK).nonzero()[:, 0].tolist()
+        kept = [row - count for row in rows if row >= count]
+        return replace(
+            self,
+            targets=[self.targets[row] for row in rows if row < count],
+            keeps=[self.keeps[row] for row in kept],
+            margins=self.margins[kept],
+            base_scores=first.scores[rows],
+        )
 
 
 def ordinary_sequences(loaded: LoadedModel, sets: BaselineSet, tokens: int) -> list[Ids]:
@@ -90,11 +110,13 @@ def prepare_fit(
         seed=options.seed,
         advance=counter(progress, "fit: what a change costs", len(ordinary)),
     )
-    keeps, guards = baseline.fit.refused("keep"), baseline.fit.guard + baseline.select.guard
+    targets, keeps = baseline.fit.refused("targets"), baseline.fit.refused("keep")
+    guards = baseline.fit.guard + baseline.select.guard
+    found = decisions(loaded.tokenizer, [*targets, *keeps, *guards], scan.openings)
     return FitInputs(
         metrics,
-        encode_all(loaded.tokenizer, [a.prompt for a in baseline.fit.refused("targets")]),
-        encode_all(loaded.tokenizer, [a.prompt for a in (*keeps, *guards)]),
+        found[: len(targets)],
+        found[len(targets) :],
         torch.tensor([options.keep_margin] * len(keeps) + [options.guard_margin] * len(guards)),
         ordinary,
     )
@@ -105,7 +127,6 @@ def closed_form_round(
     inputs: FitInputs,
     scan: Scan,
     start: Patch | None,
-    base_scores: Tensor | None,
     options: FitOptions,
     advance: Callable[[int], None],
 ) -> FittedStage:
@@ -116,31 +137,29 @@ def closed_form_round(
         inputs: what bounds the update, and what it costs.
         scan: openings of refusals.
         start: the patch so far.
-        base_scores: of the base model, as the first round returned them; None in the first round.
         options: goals and margins.
         advance: called with the number of finished prompts.
     """
-    sequences = inputs.targets + inputs.keeps
+    prompts, score = inputs.targets + inputs.keeps, scan.openings.decision_scores
     with attached(loaded.model, start) if start else nullcontext():
         found = refusal_gradients(
-            loaded.model, loaded.architecture, list(inputs.metrics), sequences, scan.openings.score, advance=advance
+            loaded.model, loaded.architecture, list(inputs.metrics), prompts, score, advance=advance
         )
     count = len(inputs.targets)
-    upper = torch.full((len(sequences),), torch.inf)
+    upper = torch.full((len(prompts),), torch.inf)
     upper[:count] = (found.scores[:count] - options.largest_drop).clamp(min=options.goal)
-    lower = torch.full((len(sequences),), -torch.inf)
-    base = found.scores if base_scores is None else base_scores
+    lower = torch.full((len(prompts),), -torch.inf)
+    base = found.scores if inputs.base_scores is None else inputs.base_scores
     lower[count:] = base[count:] + inputs.margins
     whitened = whitened_gradients(found, inputs.metrics)
-    multipliers = solve_multipliers(
-        gram_matrix(whitened, whitened),
-        found.scores,
-        ScoreBounds(lower, upper),
-        torch.full((len(sequences),), _STIFFNESS),
-    )
+    gram = gram_matrix(whitened, whitened)
+    stiffness = torch.full((len(prompts),), _STIFFNESS)
+    multipliers = solve_multipliers(gram, found.scores, ScoreBounds(lower, upper), stiffness)
+    after = (found.scores - gram @ multipliers).float()
     update = closed_form_update(whitened, multipliers, inputs.metrics, 2 * options.rank)
     parts = [start.factors, update] if start else [update]
-    return FittedStage(Patch(added(parts, inputs.metrics, options.rank), loaded.base_hash), found.scores)
+    patch = Patch(added(parts, inputs.metrics, options.rank), loaded.base_hash)
+    return FittedStage(patch, found.scores, torch.minimum(after - lower, upper - after))
 
 
 def own_answers(
@@ -162,7 +181,6 @@ def fine_tuned(
     baseline: Baseline,
     scan: Scan,
     start: Patch,
-    base_scores: Tensor,
     options: FitOptions,
     progress: Progress,
 ) -> FittedStage:
@@ -174,13 +192,16 @@ def fine_tuned(
     answers = own_answers(loaded, prompts, start, 2 * options.answer_tokens, advance)
     if not answers:
         return FittedStage(start)
-    floor = base_scores[len(inputs.targets) :] + inputs.margins
+    assert inputs.base_scores is not None
+    floor = inputs.base_scores[len(inputs.targets) :] + inputs.margins
     with torch.inference_mode():
         base = scored_hidden(loaded.model, inputs.ordinary, options.answer_tokens)
     lesson = Lesson(answers, inputs.keeps, floor, inputs.ordinary, base.clone())
     steps = FineTuneSteps(options.fine_tune_steps, options.batch_size, options.learning_rate, seed=options.seed)
     advance = counter(progress, "fit: fine-tuning", steps.steps)
-    return FittedStage(fine_tune(loaded.model, start, lesson, inputs.metrics, scan.openings.score, steps, advance))
+    return FittedStage(
+        fine_tune(loaded.model, start, lesson, inputs.metrics, scan.openings.decision_scores, steps, advance)
+    )
 
 
 def fit_patch(
@@ -203,44 +224,46 @@ def fit_patch(
     """
     inputs = prepare_fit(loaded, baseline, scan, options, progress)
     panel = SelectPanel(loaded, baseline, scan.openings)
-    stages = [panel.untouched()]
-    best: Patch | None = None
-    base_scores: Tensor | None = None
+    stages = Stages(loaded, panel, options)
     for number in range(options.rounds):
         name = "closed_form" if number == 0 else f"constrained_{number}"
         advance = counter(progress, f"fit: {name.replace('_', ' ')}", len(inputs.targets) + len(inputs.keeps))
-        found = checkpoint(name, partial(closed_form_round, loaded, inputs, scan, best, base_scores, options, advance))
-        base_scores = found.scores if base_scores is None else base_scores
-        best = _better(loaded, panel, stages, name, found.patch, best, options)
-    assert best is not None and base_scores is not None
-    tuned = checkpoint(
-        "fine_tune", partial(fine_tuned, loaded, inputs, baseline, scan, best, base_scores, options, progress)
-    )
-    best = _better(loaded, panel, stages, "fine_tune", tuned.patch, best, options)
-    advance = counter(progress, "fit: strength, by judged answers", panel.most_answers)
+        found = checkpoint(name, partial(closed_form_round, loaded, inputs, scan, stages.best, options, advance))
+        stages.compare(name, found.patch)
+        if number == 0:
+            inputs = inputs.near_bounds(found)
+    assert stages.best is not None
+    work = partial(fine_tuned, loaded, inputs, baseline, scan, stages.best, options, progress)
+    stages.compare("fine_tune", checkpoint("fine_tune", work).patch)
+    best, advance = stages.best, counter(progress, "fit: strength, by judged answers", panel.most_answers)
     with attached(loaded.model, best) as live:
-        strength, stage = choose_strength(panel, live, options, advance)
-    stages.append(stage)
+        strength, stage = choose_strength(panel, live, stages.start, options, advance)
+    table = [*stages.table, stage]
     final = Patch(scaled(best.factors, strength), loaded.base_hash)
     weights = sum(p.numel() for p in loaded.model.parameters())
     summary = PatchSummary(final.parameters, final.parameters / weights, options.rank, len(final.factors), strength)
-    return final, stages, summary
+    return final, table, summary
 
 
-def _better(
-    loaded: LoadedModel,
-    panel: SelectPanel,
-    stages: list[FitStage],
-    name: str,
-    patch: Patch,
-    best: Patch | None,
-    options: FitOptions,
-) -> Patch:
-    """Turn a stage's patch down to the KL budget, measure it, and return the better of it and the best one before."""
-    with attached(loaded.model, patch) as live:
-        strength, stage = panel.by_first_token(name, live, options.kl_budget)
-    patch = Patch(scaled(patch.factors, strength), patch.base_hash)
-    before = min((s for s in stages if s.name != "base"), key=lambda s: shortfall(s, options), default=None)
-    worse = before is not None and shortfall(stage, options) > shortfall(before, options)
-    stages.append(replace(stage, note=f"{stage.note}; rolled back, no better") if worse else stage)
-    return best if worse and best is not None else patch
+class Stages:
+    """The stages of the fit so far, and the best of them."""
+
+    def __init__(self, loaded: LoadedModel, panel: SelectPanel, options: FitOptions) -> None:
+        """Start with the base model, which `panel` compares with."""
+        self._loaded, self._panel, self._options = loaded, panel, options
+        self.table = [panel.untouched()]
+        self.best: Patch | None = None
+        self.start = 1.0
+        """Strength of the best stage that does best by first tokens."""
+        self._shortfall = float("inf")
+
+    def compare(self, name: str, patch: Patch) -> None:
+        """Turn a stage's patch down to the KL budget, measure it, and keep it if it is the best so far."""
+        with attached(self._loaded.model, patch) as live:
+            found = self._panel.by_first_token(name, live, self._options)
+        worse = found.shortfall > self._shortfall
+        note = f"{found.stage.note}; rolled back, no better" if worse else found.stage.note
+        self.table.append(replace(found.stage, note=note))
+        if not worse:
+            self.best = Patch(scaled(patch.factors, found.strength), patch.base_hash)
+            self.start, self._shortfall = found.best, found.shortfall

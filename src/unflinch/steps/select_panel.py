@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 from unflinch.metrics.kl import kl_divergence
 from unflinch.metrics.refusal_score import RefusalOpenings
 from unflinch.models.chat import encode_all
-from unflinch.models.forward import Ids, last_logits, logits_from_hidden, scored_hidden
+from unflinch.models.forward import last_logits, logits_from_hidden, scored_hidden
 from unflinch.models.load import LoadedModel
 from unflinch.options import FitOptions
 from unflinch.patch.attach import AttachedPatch
@@ -21,15 +22,29 @@ from unflinch.validate.refusal_rate import ask, counts_as_refused
 
 STRENGTHS = (0.5, 0.7, 0.85, 1.0, 1.15, 1.3)
 """Where the dial is tried."""
-_START = STRENGTHS.index(1.0)
-_MOST_TRIED = max(_START + 1, len(STRENGTHS) - _START)
-"""Strength 1 and those on one side of it."""
+_INTERPOLATED = tuple(step / 20 for step in range(1, 21))
+"""Shares of a stage's strength at which its trade-off is looked at."""
 _LEAST = 0.05
 """A patch that has been turned down so far does nothing: no KL budget that is met only below it is worth a try."""
 _SLACK = 0.98
 """Of the strength that just meets the KL budget: the rule for it is not exact."""
-_RIGHT_REFUSALS_WEIGH = 3.0
+_RIGHT_REFUSALS_WEIGH = 5.0
 _KINDS = ("targets", "keep", "guard")
+_MOST_OPENINGS = 100
+"""Prompts of a kind suffice to compare stages by."""
+
+
+@dataclass(frozen=True)
+class Dialled:
+    """A stage of the fit, turned down to the KL budget."""
+
+    strength: float
+    stage: FitStage
+    """How it does at that strength, by the first token of answers."""
+    shortfall: float
+    """The least along the dial from the base model to that strength, with scores interpolated between the two."""
+    best: float
+    """Where on the dial that is, as a share of `strength`."""
 
 
 class SelectPanel:
@@ -46,33 +61,42 @@ class SelectPanel:
         self.loaded, self.openings = loaded, openings
         self.prompts = {kind: [a.prompt for a in baseline.select.refused(kind)] for kind in _KINDS}
         self.opening = {
-            kind: encode_all(loaded.tokenizer, [a.prompt for a in baseline.select.refused(kind) if self._opened(a)])
+            kind: encode_all(loaded.tokenizer, [a.prompt for a in baseline.select.refused(kind) if self._opened(a)])[
+                :_MOST_OPENINGS
+            ]
             for kind in _KINDS
         }
         self.ordinary = encode_all(loaded.tokenizer, [a.prompt for a in baseline.select.answered("ordinary")])
         self.base = self._states()
+        self.base_scores = self._scores()
 
     @property
     def most_answers(self) -> int:
         """How many answers the choice of a strength takes at most."""
-        return sum(map(len, self.prompts.values())) * _MOST_TRIED
+        return sum(map(len, self.prompts.values())) * len(STRENGTHS)
 
     def untouched(self) -> FitStage:
         """Return what the base model does: by the choice of prompts it refuses all, and its KL is zero."""
         return FitStage("base", 1.0, 0.0, 0.0, 0.0, "before anything is changed")
 
     @torch.inference_mode()
-    def by_first_token(self, name: str, live: AttachedPatch, kl_budget: float) -> tuple[float, FitStage]:
-        """Turn a patch down to the KL budget; return the strength, and how it does by the first token of answers.
+    def by_first_token(self, name: str, live: AttachedPatch, options: FitOptions) -> Dialled:
+        """Turn a patch down to the KL budget; return how it does there, and at its best between there and nothing.
 
         KL grows as the square of the strength, so that the root of what is too much is a good next try.
         """
         strength = 1.0
-        while (kl := self._kl()) > kl_budget and strength > _LEAST:
-            strength *= _SLACK * (kl_budget / kl) ** 0.5
+        while (kl := self._kl()) > options.kl_budget and strength > _LEAST:
+            strength *= _SLACK * (options.kl_budget / kl) ** 0.5
             live.set_strength(strength)
-        refused = {kind: self._opens(rows) for kind, rows in self.opening.items()}
-        return strength, _stage(name, f"strength {strength:.2g}, by first tokens", refused, kl)
+        scores, note = self._scores(), f"strength {strength:.2g}, by first tokens"
+
+        def stage(share: float) -> FitStage:
+            between = {kind: torch.lerp(self.base_scores[kind], scores[kind], share) for kind in _KINDS}
+            return _stage(name, note, {kind: (s > 0).tolist() for kind, s in between.items()}, share * share * kl)
+
+        least, best = min((shortfall(stage(share), options), share) for share in _INTERPOLATED)
+        return Dialled(strength, stage(1.0), least, best)
 
     @torch.inference_mode()
     def by_answers(self, name: str, note: str, judged_tokens: int, advance: Callable[[int], None]) -> FitStage:
@@ -98,10 +122,14 @@ class SelectPanel:
         return bool(self.openings.tokens[asked.tokens[0]])
 
     @torch.inference_mode()
-    def _opens(self, sequences: Sequence[Ids]) -> list[bool]:
-        """Return, per prompt, whether the likeliest first token opens refusals."""
-        tokens = [token for logits in last_logits(self.loaded.model, sequences) for token in logits.argmax(-1).tolist()]
-        return [bool(self.openings.tokens[token]) for token in tokens]
+    def _scores(self) -> dict[str, Tensor]:
+        """Return the refusal scores of first tokens: above 0 the likeliest one opens refusals."""
+        return {
+            kind: torch.cat(
+                [torch.empty(0)] + [self.openings.score(x).cpu() for x in last_logits(self.loaded.model, rows)]
+            )
+            for kind, rows in self.opening.items()
+        }
 
 
 def _stage(name: str, note: str, refused: dict[str, list[bool]], kl: float) -> FitStage:
@@ -116,13 +144,14 @@ def within_budgets(stage: FitStage, options: FitOptions) -> bool:
 
 
 def shortfall(stage: FitStage, options: FitOptions) -> float:
-    """Return how bad a stage is: false refusals left and, three times as bad, right ones lost.
+    """Return how bad a stage is: false refusals left and, five times as bad, right ones lost.
 
     Whatever goes beyond a budget counts ten times more, and guard losses above all.
     """
     return (
         stage.targets_refused_share
         + _RIGHT_REFUSALS_WEIGH * stage.keep_lost_share
+        + 10 * max(0.0, stage.targets_refused_share - options.target_budget)
         + 10 * max(0.0, stage.keep_lost_share - options.keep_budget)
         + 10 * max(0.0, stage.kl_first_token_mean - options.kl_budget) / options.kl_budget
         + 10 * stage.guard_lost_share
@@ -130,20 +159,21 @@ def shortfall(stage: FitStage, options: FitOptions) -> float:
 
 
 def choose_strength(
-    panel: SelectPanel, live: AttachedPatch, options: FitOptions, advance: Callable[[int], None]
+    panel: SelectPanel, live: AttachedPatch, start: float, options: FitOptions, advance: Callable[[int], None]
 ) -> tuple[float, FitStage]:
-    """Return the strength with the least shortfall by judged answers, and how it does.
+    """Return the strength with the least shortfall by judged answers, within budgets if one is, and how it does.
 
-    From strength 1 the dial goes up while all budgets hold and the shortfall falls, or down until they hold.
+    From the start the dial goes down until guard, keep and KL budgets hold; where they hold but more targets than the
+    target budget are left it goes up while they do and the shortfall falls.
 
     Args:
         panel: the select prompts.
         live: the patch on the model.
+        start: strength that does best by first tokens; the nearest on the dial is tried first.
         options: budgets, and how many tokens of an answer are judged.
         advance: called with the number of prompts answered.
     """
     tried: list[tuple[float, float, FitStage]] = []
-
     note = "strength {:g} of the stage before, by judged answers"
 
     def judged(place: int) -> bool:
@@ -153,12 +183,16 @@ def choose_strength(
         tried.append((shortfall(stage, options), strength, stage))
         return within_budgets(stage, options)
 
-    place = _START
+    def enough() -> bool:
+        last, _, stage = tried[-1]
+        return stage.targets_refused_share <= options.target_budget or last > min(row[0] for row in tried)
+
+    place = min(range(len(STRENGTHS)), key=lambda place: abs(STRENGTHS[place] - start))
     holds = judged(place)
     step = 1 if holds else -1
-    while 0 <= place + step < len(STRENGTHS):
+    while 0 <= place + step < len(STRENGTHS) and not (holds and enough()):
         place += step
-        if judged(place) != holds or (holds and tried[-1][0] > tried[-2][0]):
+        if judged(place) != holds:
             break
-    _, strength, stage = min(tried, key=lambda row: row[:2])
+    _, strength, stage = min(tried, key=lambda row: (not within_budgets(row[2], options), *row[:2]))
     return strength, stage

@@ -37,12 +37,12 @@ def checkpoints(folder: RunFolder, base_hash: str) -> Callable[[str, Callable[[]
 
     def checkpoint(stage: str, make: Callable[[], FittedStage]) -> FittedStage:
         name = f"fit_{stage}"
-        scores = folder.step_file(f"{name}_scores", ".safetensors")
+        file = folder.step_file(f"{name}_scores", ".safetensors")
         if not folder.step_file(name, ".safetensors").is_file():
             made = make()
-            folder.write_file(scores, lambda path: save_file({"scores": made.scores}, path))
+            folder.write_file(file, lambda path: save_file({"scores": made.scores, "slack": made.slack}, path))
             save_factors(folder, name, made.patch)
-        return FittedStage(load_factors(folder, name, base_hash), load_file(scores)["scores"])
+        return FittedStage(load_factors(folder, name, base_hash), **load_file(file))
 
     return checkpoint
 
