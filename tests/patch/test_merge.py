@@ -23,7 +23,7 @@ MODULES = ("model.layers.0.mlp.down_proj", "model.layers.1.self_attn.q_proj")
 
 
 def loaded_model(model: PreTrainedModel, model_id: str = "owner/model") -> LoadedModel:
-    return LoadedModel(model, tiny_tokenizer(), architecture_of(model), model_id, None, weight_hash(model))
+    return LoadedModel(model, tiny_tokenizer(), architecture_of(model), model_id, model_id, None, weight_hash(model))
 
 
 def random_patch(model: PreTrainedModel, modules: tuple[str, ...] = MODULES) -> Patch:

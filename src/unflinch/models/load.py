@@ -34,8 +34,18 @@ class LoadedModel:
     tokenizer: PreTrainedTokenizerBase
     architecture: Architecture
     model_id: str
+    """As the user named it."""
+    source: str
+    """What transformers loads: a Hub id or a folder."""
     revision: str | None
     base_hash: str
+
+    @property
+    def hub_id(self) -> str | None:
+        """The model on the Hub that the weights are, or were converted from; None for a user's own files."""
+        if self.model_id in WHEEL_MODELS:
+            return WHEEL_MODELS[self.model_id].hub_id
+        return None if Path(self.source).is_dir() else self.source
 
     @property
     def depth(self) -> int:
@@ -153,6 +163,7 @@ def load_model(
         tokenizer=tokenizer,
         architecture=architecture,
         model_id=model_id,
+        source=source,
         revision=revision,
         base_hash=weight_hash(model),
     )

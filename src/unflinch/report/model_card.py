@@ -11,8 +11,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from unflinch.report import wording
 from unflinch.report.run_results import parse_results
 
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-
 
 def _cell(text: str) -> str:
     """Return text that stays inside its Markdown table cell."""
@@ -22,8 +20,8 @@ def _cell(text: str) -> str:
 def model_card(results: Mapping[str, Any]) -> str:
     """Return the model card of a run's patch: Markdown with YAML front matter.
 
-    A base model that is not named as on the Hub (a local folder) is left out of the front matter, because the Hub
-    rejects a card with such a name and the path would tell strangers about the maker's disk.
+    A base model that is not on the Hub (a local folder) is left out of the front matter, because the Hub rejects a
+    card with such a name.
 
     Args:
         results: the JSON object of `results.json`.
@@ -32,7 +30,6 @@ def model_card(results: Mapping[str, Any]) -> str:
         RunFolderError: the results are incomplete.
     """
     run = parse_results(results)
-    on_hub = _HUB_NAME.fullmatch(run.model.id) is not None
     environment = Environment(
         loader=PackageLoader("unflinch.report"),
         autoescape=False,
@@ -45,7 +42,6 @@ def model_card(results: Mapping[str, Any]) -> str:
     return environment.get_template("model_card.md.j2").render(
         run=run,
         wording=wording,
-        on_hub=on_hub,
+        on_hub=run.model.id == run.model.hub_id,
         tokens=wording.answer_tokens(run.settings),
-        base_name=run.model.id if on_hub else re.split(r"[/\\]", run.model.id.rstrip("/\\"))[-1],
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,12 +30,19 @@ class ModelFacts:
     """The base model that was patched."""
 
     id: str
+    hub_id: str | None
+    """The model on the Hub that it is, or was converted from."""
     model_type: str
     revision: str | None
     dtype: str
     parameters: int
     layers: int
     base_hash: str
+
+    @property
+    def name(self) -> str:
+        """The Hub id, or the last part of a local path: the rest would tell strangers about the maker's disk."""
+        return self.hub_id or re.split(r"[/\\]", self.id.rstrip("/\\"))[-1]
 
 
 @dataclass(frozen=True)

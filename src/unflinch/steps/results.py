@@ -50,6 +50,7 @@ def write_results(opened: Run, baseline: Baseline) -> dict[str, Any]:
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "model": {
             "id": opened.loaded.model_id,
+            "hub_id": opened.loaded.hub_id,
             "model_type": model.config.model_type,
             "revision": opened.loaded.revision,
             "dtype": str(model.dtype).removeprefix("torch."),
@@ -98,7 +99,7 @@ def _export(opened: Run, patch: Patch) -> Path:
     waiting = opened.folder.unverified_patch
     try:
         shutil.rmtree(waiting, ignore_errors=True)
-        return save_patch(patch, waiting, opened.loaded.model_id, opened.loaded.revision)
+        return save_patch(patch, waiting, opened.loaded.source, opened.loaded.revision)
     except OSError as error:
         raise disk_error(waiting, error) from error
 
