@@ -39,9 +39,9 @@ def prefix_lengths(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seen: list[int] = []
     original = forward.run_decoder
 
-    def watching(model: PreTrainedModel, batch: forward.PaddedBatch, use_cache: bool = False) -> object:
+    def watching(model: PreTrainedModel, batch: forward.PaddedBatch, prefixes: forward.Prefixes) -> object:
         seen.append(batch.prefix.shape[1])
-        return original(model, batch, use_cache)
+        return original(model, batch, prefixes)
 
     monkeypatch.setattr(forward, "run_decoder", watching)
     return seen
@@ -68,6 +68,23 @@ def test_a_common_start_does_not_change_the_logits(family: str, monkeypatch: pyt
         logits = logits_from_hidden(model, scored_hidden(model, sequences, 2))
     torch.testing.assert_close(logits, expected_logits(model, sequences, 2), **TOLERANCE)
     assert seen == ([len(START)] if family in SHARING else [0])
+
+
+def test_a_start_that_all_batches_share_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, reads = tiny_model("qwen2"), []
+    decoder = type(model.get_decoder())
+    original = decoder.forward
+
+    def counting(self: object, input_ids: Tensor, **arguments: object) -> object:
+        reads.append(tuple(input_ids.shape))
+        return original(self, input_ids=input_ids, **arguments)
+
+    monkeypatch.setattr(decoder, "forward", counting)
+    sequences = random_ids(LENGTHS * 2, START)
+    with torch.no_grad():
+        scored_hidden(model, sequences, 1, batch_tokens=70)
+    batches = len(list(length_sorted_batches(sequences, 70)))
+    assert batches > 3 and reads.count((1, len(START))) == 1 and len(reads) == batches + 1
 
 
 def test_one_layer_with_a_sliding_window_is_enough_to_share_nothing() -> None:

@@ -9,7 +9,15 @@ from transformers import PreTrainedModel
 
 from unflinch.artifacts import Activations
 from unflinch.models.architecture import Architecture, decoder_layers
-from unflinch.models.forward import PADDING_ID, Ids, can_share_prefix, length_sorted_batches, pad_batch, run_decoder
+from unflinch.models.forward import (
+    PADDING_ID,
+    Ids,
+    Prefixes,
+    can_share_prefix,
+    length_sorted_batches,
+    pad_batch,
+    run_decoder,
+)
 from unflinch.models.hooks import recorded_layer_outputs
 
 
@@ -35,10 +43,11 @@ def collect_activations(
     width = model.config.get_text_config().hidden_size
     states = torch.empty(len(sequences), depth, width)
     share = can_share_prefix(model)
+    prefixes: Prefixes = {}
     for rows in length_sorted_batches(sequences, batch_tokens):
         batch = pad_batch([sequences[i] for i in rows], 1, PADDING_ID, model.device, share)
         with recorded_layer_outputs(model, architecture) as outputs:
-            run_decoder(model, batch)
+            run_decoder(model, batch, prefixes)
         for layer, output in enumerate(outputs[-depth:]):
             states[rows, layer] = output[:, -1].float().cpu()
         if advance:

@@ -16,10 +16,12 @@ from unflinch.models.architecture import Architecture
 from unflinch.models.forward import (
     Ids,
     PaddedBatch,
+    Prefixes,
     can_share_prefix,
     length_sorted_batches,
     logits_from_hidden,
     pad_batch,
+    read_prefix,
     run_decoder,
 )
 from unflinch.models.hooks import CapturedModule, captured_gradients
@@ -200,11 +202,15 @@ def _captured_batches(
     pad_id = model.config.get_text_config().pad_token_id or 0
     share = can_share_prefix(model)
     names = list(sequences)
+    prefixes: Prefixes = {}
     for places in length_sorted_batches(list(sequences.values()), batch_tokens):
         rows = [names[place] for place in places]
         batch = pad_batch([sequences[row] for row in rows], scored, pad_id, model.device, share)
+        if batch.prefix.shape[1]:
+            with torch.no_grad():  # no gradient at a prompt's own tokens passes through those before them
+                read_prefix(model, batch, prefixes)
         with captured_gradients(model, architecture, modules, batch.input_ids.shape) as captured:
-            hidden, _ = run_decoder(model, batch)
+            hidden, _ = run_decoder(model, batch, prefixes)
             total, kept = objective(hidden, rows)
             total.backward()
         yield rows, batch, captured, kept

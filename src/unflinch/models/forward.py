@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -29,6 +30,8 @@ _BEGINNING = 12
 """Tokens by which sequences are sorted into those that begin alike and the others."""
 
 Ids = Sequence[int]
+Prefixes = dict[tuple[int, ...], DynamicCache]
+"""Shared prefixes that have been read, each with its keys and values: most batches share the same one."""
 
 
 @dataclass(frozen=True)
@@ -86,21 +89,37 @@ def can_share_prefix(model: PreTrainedModel) -> bool:
     return config.model_type in {"llama", "granite", "olmo2"}
 
 
+def read_prefix(model: PreTrainedModel, batch: PaddedBatch, prefixes: Prefixes) -> DynamicCache:
+    """Return keys and values of the batch's prefix, from `prefixes` if they are there, and keep them there."""
+    key = tuple(batch.prefix[0].tolist())
+    if key not in prefixes:
+        prefixes[key] = DynamicCache(config=model.config)
+        model.get_decoder()(input_ids=batch.prefix, past_key_values=prefixes[key], use_cache=True)
+    return prefixes[key]
+
+
 def run_decoder(
-    model: PreTrainedModel, batch: PaddedBatch, use_cache: bool = False
+    model: PreTrainedModel, batch: PaddedBatch, prefixes: Prefixes, use_cache: bool = False
 ) -> tuple[Tensor, DynamicCache | None]:
     """Return the last hidden states of the batch's own tokens, and the cache if one was needed.
+
+    Args:
+        model: the model, patched or not.
+        batch: what is read.
+        prefixes: what the model has read before, as it is now; the batch's prefix is added.
+        use_cache: return a cache even without a prefix.
 
     Returns:
         Hidden states `(rows, tokens, width)` after the final norm, and the key-value cache over prefix and tokens.
     """
-    decoder = model.get_decoder()
     cache: DynamicCache | None = DynamicCache(config=model.config) if use_cache else None
     if batch.prefix.shape[1]:
         cache = DynamicCache(config=model.config)
-        decoder(input_ids=batch.prefix, past_key_values=cache, use_cache=True)
-        cache.batch_repeat_interleave(len(batch.input_ids))
-    output = decoder(
+        layers: Any = read_prefix(model, batch, prefixes).layers
+        for number, layer in enumerate(layers):
+            keys, values = (states.repeat_interleave(len(batch.input_ids), 0) for states in (layer.keys, layer.values))
+            cache.update(keys, values, number)
+    output = model.get_decoder()(
         input_ids=batch.input_ids,
         attention_mask=batch.attention_mask,
         position_ids=batch.position_ids,
@@ -158,10 +177,11 @@ def scored_hidden(
     share = can_share_prefix(model)
     pieces: list[Tensor] = []
     order: list[int] = []
+    prefixes: Prefixes = {}
     for rows in length_sorted_batches(sequences, batch_tokens):
         reserve = min(len(sequences[i]) for i in rows) - min(len(sequences[i]) - wanted[i] for i in rows)
         batch = pad_batch([sequences[i] for i in rows], reserve, PADDING_ID, model.device, share)
-        hidden = run_decoder(model, batch)[0][:, -scored:]
+        hidden = run_decoder(model, batch, prefixes)[0][:, -scored:]
         pieces.append(torch.nn.functional.pad(hidden, (0, 0, scored - hidden.shape[1], 0)))
         order += rows
     places = torch.tensor(order, device=model.device).argsort()

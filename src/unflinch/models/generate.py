@@ -17,6 +17,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from unflinch.models.forward import (
     PADDING_ID,
     Ids,
+    Prefixes,
     can_share_prefix,
     length_sorted_batches,
     logits_from_hidden,
@@ -92,9 +93,10 @@ def _opened(model: PreTrainedModel, sequences: Sequence[Ids], batch_tokens: int)
     """Yield the prompts read, many together where their caches are plain keys and values."""
     share = can_share_prefix(model)
     waiting: list[_Opened] = []
+    prefixes: Prefixes = {}
     for rows in length_sorted_batches(sequences, batch_tokens):
         batch = pad_batch([sequences[i] for i in rows], 1, PADDING_ID, model.device, share)
-        hidden, cache = run_decoder(model, batch, use_cache=True)
+        hidden, cache = run_decoder(model, batch, prefixes, use_cache=True)
         assert cache is not None
         waiting.append(_Opened(rows, hidden[:, -1], cache, batch.attention_mask, batch.position_ids[:, -1:]))
         if not share or sum(len(opened.rows) for opened in waiting) >= _WRITTEN_TOGETHER:
