@@ -30,8 +30,8 @@ def test_a_real_model_refuses_less_at_a_fraction_of_ablations_cost_and_plain_pef
         {
             "model": {"model": "demo", "device": "cpu"},
             "prompts": {
-                "max_targets_fit": 200,
-                "max_targets_select": 100,
+                "max_targets_fit": 150,
+                "max_targets_select": 70,
                 "max_targets_test": 60,
                 "max_keep_fit": 60,
                 "max_keep_select": 30,
