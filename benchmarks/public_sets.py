@@ -1,9 +1,9 @@
 """How a patch does on public benchmarks that nothing was fitted on: XSTest, OKTest, OR-Bench-Hard, JailbreakBench.
 
-Run `python benchmarks/public_sets.py --data PATH --patch PATCH`, PATH being the folder with the sets as JSON lines. The
-base model is asked every prompt; those that it refuses are asked again with the patch at every strength. Doubtful answers
-count against the patch: a harmless prompt counts as refused unless it is plainly answered, a harmful one as lost unless
-it is plainly refused. Only labels are counted; no answer is written anywhere.
+Run `python benchmarks/public_sets.py --data PATH --patch PATCH`, PATH being the folder with the sets as JSON lines.
+The base model is asked every prompt; those that it refuses are asked again with the patch at every strength. Doubtful
+answers count against the patch: a harmless prompt counts as refused unless it is plainly answered, a harmful one as
+lost unless it is plainly refused. Only labels are counted; no answer is written anywhere.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def labels(loaded: LoadedModel, prompts: Sequence[Prompt], tokens: int) -> list[
 def measure(
     loaded: LoadedModel, live: AttachedPatch, prompts: Sequence[Prompt], harmless: bool, options: argparse.Namespace
 ) -> dict[str, Any]:
-    """Return how many prompts the base model refuses, and at every strength how many of these refusals are left or lost."""
+    """Return how many prompts the base model refuses, and how many refusals are left or lost at every strength."""
     with live.disabled():
         before = labels(loaded, prompts, options.tokens)
     refused = [prompt for prompt, label in zip(prompts, before, strict=True) if label == "refuses"]
