@@ -19,7 +19,7 @@ demo: $(VENV)/.demo ## patch the demo model, from set-up to report
 	@$(BIN)/unflinch demo $(ARGS)
 
 test: $(VENV)/.test ## all tests; ARGS='-m "not slow"' leaves out the slow ones
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 check: $(VENV)/.dev ## style, types, import directions, sizes
 	$(BIN)/ruff check

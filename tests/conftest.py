@@ -1,4 +1,4 @@
-"""What all tests share: no network, two threads, shapes checked at run time, no GPU test without a GPU."""
+"""What all tests share: no network, two threads in all, shapes checked at run time, no GPU test without a GPU."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("MPLBACKEND", "Agg")
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-    os.environ.setdefault(name, "2")
+    os.environ.setdefault(name, "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 # Threads that spin while they wait make tiny matrices a hundred times slower where the cores are taken.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
@@ -47,7 +47,8 @@ def finished(planted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests marked `gpu` where torch sees none; torch is not loaded if no test asks."""
+    """Put the longest tests first; skip those marked `gpu` where torch sees none, which is not loaded if none asks."""
+    items.sort(key=lambda item: (item.path.stem != "test_end_to_end", item.path.stem != "test_pipeline"))
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:
         return

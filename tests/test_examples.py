@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 from planted_model import ANSWER, REFUSAL, config_for
 
+pytestmark = pytest.mark.xdist_group("planted")
+"""One process trains the planted model and runs it, for all tests here and in the other file of this group."""
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 

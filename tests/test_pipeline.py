@@ -33,6 +33,9 @@ from unflinch.steps import results as results_step
 from unflinch.steps import scan as scan_step
 from unflinch.validate.judges import RuleJudge
 
+pytestmark = pytest.mark.xdist_group("planted")
+"""One process trains the planted model and runs it, for all tests here and in the other file of this group."""
+
 STEPS = ("baseline", "scan", "fit", "validate", "report")
 KINDS = ("target", "keep", "guard")
 

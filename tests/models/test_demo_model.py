@@ -17,6 +17,7 @@ from tiny_models import own_logits, tiny_model
 from unflinch.errors import ModelError
 from unflinch.models import demo_model
 from unflinch.models.demo_model import DEMO, WheelModel, wheel_model_folder
+from unflinch.models.gguf_file import cache_folder
 from unflinch.models.load import load_model
 
 
@@ -55,7 +56,7 @@ def wheel_model(site: Path, cache: Path, tmp_path: Path) -> WheelModel:
     names = ("tiny_part_a", "tiny_part_b", "tiny_part_c")
     for name, start, end in zip(names, cuts, cuts[1:], strict=False):
         install(site, name, {f"{name}/weights.bin": content[start:end], f"{name}/notes.txt": b"no data"})
-    return WheelModel("Tiny", names, ".bin", hashlib.sha256(content).hexdigest(), "tiny")
+    return WheelModel("Tiny", "owner/Tiny", names, ".bin", hashlib.sha256(content).hexdigest(), "tiny")
 
 
 def test_installed_pieces_join_to_the_model(wheel_model: WheelModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,7 +64,8 @@ def test_installed_pieces_join_to_the_model(wheel_model: WheelModel, monkeypatch
     loaded = load_model("tiny", dtype="float32", device="cpu")
     reference = tiny_model("qwen2", dtype=torch.bfloat16).float()
     torch.testing.assert_close(own_logits(loaded.model, (5, 6, 7)), own_logits(reference, (5, 6, 7)))
-    assert loaded.model_id == "tiny"
+    assert (loaded.model_id, loaded.hub_id) == ("tiny", "owner/Tiny")
+    assert loaded.source.startswith(str(cache_folder()))
 
 
 def test_a_joined_model_is_kept_and_needs_its_pieces_no_more(
