@@ -48,8 +48,8 @@ Checkpoint = Callable[[str, Callable[[], FittedStage]], FittedStage]
 _STIFFNESS = 100.0
 """Price of missing a bound, on gradients scaled to mean square 1: bounds are missed only where they contradict."""
 
-_SLACK = 0.75
-"""A score that is predicted so far inside its bound, in logits, hardly ever binds in a later round."""
+_NEAR_BOUND = 0.75
+"""Scores predicted farther inside their bounds than this, in logits, hardly ever bind in a later round."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class FitInputs:
     def near_bounds(self, first: FittedStage) -> FitInputs:
         """Return what later rounds work with: the prompts that the first round left near their bounds."""
         count = len(self.targets)
-        rows = (first.slack <= _SLACK).nonzero()[:, 0].tolist()
+        rows = (first.slack <= _NEAR_BOUND).nonzero()[:, 0].tolist()
         kept = [row - count for row in rows if row >= count]
         return replace(
             self,
