@@ -32,6 +32,13 @@ def test_the_table_equals_the_committed_results_of_the_demo() -> None:
     assert tool.updated(README, results) == README
 
 
+def test_the_public_table_equals_the_committed_results_of_the_public_sets() -> None:
+    tool = script(ROOT / "tools" / "update_readme.py")
+    public = json.loads(tool.PUBLIC.read_text(encoding="utf-8"))
+    assert tool.public_updated(README, public) == README
+    assert all(name in README for name in public["sets"])
+
+
 @pytest.mark.parametrize("command", sorted(set(re.findall(r"unflinch (\w+) [A-Z-]|unflinch (\w+) Qwen", README))))
 def test_every_command_of_the_readme_exists(command: tuple[str, str]) -> None:
     from unflinch.cli.main import app

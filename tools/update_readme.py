@@ -1,4 +1,4 @@
-"""Write the README's result table from the committed results of the demo: `python tools/update_readme.py`."""
+"""Write the README's result tables from the committed results: `python tools/update_readme.py`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "demo.json"
-START, END = "<!-- demo table -->\n", "<!-- /demo table -->"
+PUBLIC = ROOT / "benchmarks" / "results" / "public_sets.json"
 
 
 def table(results: dict[str, Any]) -> str:
@@ -66,15 +66,34 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def public_table(public: dict[str, Any]) -> str:
+    """Return the Markdown table of the public sets, at the strength that is shipped."""
+    lines = ["| public set, of those that the original refuses | with the patch | 95 % interval |", "|---|---|---|"]
+    for name, found in public["sets"].items():
+        ((what, share),) = found["strength 1"].items()
+        low, high = (100 * share["interval"][end] for end in ("low", "high"))
+        lines.append(f"| {name} | {share['count']} of {share['n']} {what} | {low:.0f}-{high:.0f} % |")
+    return "\n".join(lines) + "\n"
+
+
 def updated(readme: str, results: dict[str, Any]) -> str:
-    """Return the README with its table renewed."""
-    before, _, rest = readme.partition(START)
-    _, _, after = rest.partition(END)
-    return f"{before}{START}\n{table(results)}\n{END}{after}"
+    """Return the README with the demo's table renewed."""
+    return _renewed(readme, "demo", table(results))
+
+
+def public_updated(readme: str, public: dict[str, Any]) -> str:
+    """Return the README with the table of public sets renewed."""
+    return _renewed(readme, "public", public_table(public))
+
+
+def _renewed(readme: str, name: str, block: str) -> str:
+    start, end = f"<!-- {name} table -->\n", f"<!-- /{name} table -->"
+    before, _, rest = readme.partition(start)
+    _, _, after = rest.partition(end)
+    return f"{before}{start}\n{block}\n{end}{after}"
 
 
 if __name__ == "__main__":
     path = ROOT / "README.md"
-    path.write_text(
-        updated(path.read_text(encoding="utf-8"), json.loads(RESULTS.read_text(encoding="utf-8"))), encoding="utf-8"
-    )
+    demo, public_sets = (json.loads(file.read_text(encoding="utf-8")) for file in (RESULTS, PUBLIC))
+    path.write_text(public_updated(updated(path.read_text(encoding="utf-8"), demo), public_sets), encoding="utf-8")
