@@ -12,7 +12,7 @@ from unflinch.models.chat import encode
 from unflinch.steps.baseline import Asked
 from unflinch.validate.judges import RuleJudge
 
-Path = tuple[int, ...]
+RefusalPath = tuple[int, ...]
 
 _UNKNOWN = "und"
 
@@ -38,7 +38,7 @@ def decisions(tokenizer: PreTrainedTokenizerBase, asked: Sequence[Asked], openin
     return found
 
 
-def _path(tokenizer: PreTrainedTokenizerBase, asked: Asked) -> Path:
+def _path(tokenizer: PreTrainedTokenizerBase, asked: Asked) -> RefusalPath:
     """Return the shortest beginning of the answer that is judged a refusal."""
     judge = RuleJudge()
     for end in range(1, len(asked.tokens)):
@@ -48,10 +48,10 @@ def _path(tokenizer: PreTrainedTokenizerBase, asked: Asked) -> Path:
     return asked.tokens
 
 
-def _usual_paths(asked: Sequence[Asked], late: Mapping[int, Path]) -> dict[str, Path]:
+def _usual_paths(asked: Sequence[Asked], late: Mapping[int, RefusalPath]) -> dict[str, RefusalPath]:
     """Return, for languages in which most refusals are decided late, the commonest path; of equals the shortest."""
     refused = Counter(a.prompt.language for a in asked if a.refused)
-    paths: dict[str, Counter[Path]] = {}
+    paths: dict[str, Counter[RefusalPath]] = {}
     for row, path in late.items():
         paths.setdefault(asked[row].prompt.language, Counter())[path] += 1
     return {

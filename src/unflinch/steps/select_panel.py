@@ -60,12 +60,10 @@ class SelectPanel:
         """
         self.loaded, self.openings = loaded, openings
         self.prompts = {kind: [a.prompt for a in baseline.select.refused(kind)] for kind in _KINDS}
-        self.opening = {
-            kind: encode_all(loaded.tokenizer, [a.prompt for a in baseline.select.refused(kind) if self._opened(a)])[
-                :_MOST_OPENINGS
-            ]
-            for kind in _KINDS
-        }
+        self.opening = {}
+        for kind in _KINDS:
+            opened = [a.prompt for a in baseline.select.refused(kind) if self._opened(a)]
+            self.opening[kind] = encode_all(loaded.tokenizer, opened[:_MOST_OPENINGS])
         self.ordinary = encode_all(loaded.tokenizer, [a.prompt for a in baseline.select.answered("ordinary")])
         self.base = self._states()
         self.base_scores = self._scores()
