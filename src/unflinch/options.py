@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import inf, isfinite
+from typing import Literal
 
 from unflinch.errors import ConfigError
 
@@ -58,7 +59,7 @@ class PromptOptions:
     """Most targets in select, before asking the model."""
     max_targets_test: int = 2000
     """Most targets in test, before asking the model."""
-    max_keep_fit: int = 1000
+    max_keep_fit: int = 2500
     """Most keeps in fit."""
     max_keep_select: int = 500
     """Most keeps in select."""
@@ -70,9 +71,9 @@ class PromptOptions:
     """Most ordinary prompts to choose on."""
     max_ordinary_test: int = 240
     """Most ordinary prompts to test on."""
-    fit_share: float = 0.35
+    fit_share: float = 0.64
     """Expected share of prompts in `fit`."""
-    select_share: float = 0.2
+    select_share: float = 0.12
     """Expected share of prompts in `select`; the rest is `test`."""
     seed: int = 0
     """Of the sampling where a limit applies."""
@@ -122,8 +123,10 @@ class ScanOptions:
 class FitOptions:
     """How the patch is solved for and refined."""
 
-    rank: int = 4
-    """Rank of the update of every module."""
+    writers: Literal["feed_forward", "all"] = "feed_forward"
+    """Which modules that write into the residual stream are changed: attention's add nothing, see LOG."""
+    rank: int = 16
+    """Rank of the update of every module: many bounds need more than a few directions, see LOG."""
     answer_tokens: int = 6
     """Tokens of each answer on which the patch is fitted."""
     judged_tokens: int = 16
@@ -148,11 +151,11 @@ class FitOptions:
     """Targets a step; keeps and ordinary prompts come in proportion."""
     learning_rate: float = 0.02
     """Of Adam in whitened coordinates, relative to the size of the factors."""
-    kl_budget: float = 0.04
+    kl_budget: float = 0.07
     """Most mean first-token KL(base || patched) on answered ordinary `select` prompts, in nats."""
-    target_budget: float = 0.25
+    target_budget: float = 0.1
     """Share of targets on `select` prompts that may be left before a higher strength is tried."""
-    keep_budget: float = 0.05
+    keep_budget: float = 0.03
     """Largest share of right refusals on `select` prompts that the chosen strength may lose."""
     seed: int = 0
     """Of sampled labels and the order of prompts."""

@@ -150,7 +150,7 @@ def normalise_text(text: str) -> str:
 def sample_prompts(prompts: Sequence[Prompt], n: int, seed: int) -> tuple[Prompt, ...]:
     """Return at most `n` of the prompts, spread over categories and, inside each, over languages.
 
-    Round-robin over categories; inside a category one prompt of each language, then the languages in proportion;
+    Prompts that are `often_refused` come first. Round-robin over categories; inside a category one prompt of each language, then the languages in proportion;
     inside those the order of SHA-256(seed, content). A limit keeps the breadth, a larger `n` only appends, the given
     order is ignored.
 
@@ -168,11 +168,16 @@ def sample_prompts(prompts: Sequence[Prompt], n: int, seed: int) -> tuple[Prompt
     def rank(prompt: Prompt) -> tuple[str, str]:
         return _digest(str(seed), prompt.key), prompt.contrast_of or ""
 
-    strata = [
-        _in_proportion([sorted(spoken, key=rank) for spoken in _groups(group, attrgetter("language"), seed)])
-        for group in _groups(prompts, attrgetter("category"), seed)
-    ]
-    return tuple(_interleave(strata)[:n])
+    def spread(chosen: list[Prompt]) -> list[Prompt]:
+        return _interleave(
+            [
+                _in_proportion([sorted(spoken, key=rank) for spoken in _groups(group, attrgetter("language"), seed)])
+                for group in _groups(chosen, attrgetter("category"), seed)
+            ]
+        )
+
+    first, others = ([p for p in prompts if p.often_refused is often] for often in (True, False))
+    return tuple((spread(first) + spread(others))[:n])
 
 
 def _groups(prompts: Iterable[Prompt], label: Callable[[Prompt], str], seed: int) -> list[list[Prompt]]:

@@ -97,7 +97,8 @@ def prepare_fit(
     no choice needs them, and every bound makes the guard stronger.
     """
     architecture = loaded.architecture
-    modules = [f"{architecture.layers}.{layer}.{w}" for layer in scan.subspace.layers for w in architecture.writers]
+    writers = architecture.writers[-1:] if options.writers == "feed_forward" else architecture.writers
+    modules = [f"{architecture.layers}.{layer}.{writer}" for layer in scan.subspace.layers for writer in writers]
     ordinary = ordinary_sequences(loaded, baseline.fit, options.answer_tokens)
     metrics = fisher_metrics(
         loaded.model,
