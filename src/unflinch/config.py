@@ -106,12 +106,12 @@ _SECTIONS: dict[str, Any] = {
 DEMO_SETTINGS: dict[str, dict[str, Any]] = {
     "model": {"model": "demo"},
     "prompts": {
-        "max_targets_fit": 900,
-        "max_targets_select": 340,
-        "max_targets_test": 340,
-        "max_keep_fit": 850,
-        "max_keep_select": 220,
-        "max_keep_test": 280,
+        "max_targets_fit": 700,
+        "max_targets_select": 130,
+        "max_targets_test": 160,
+        "max_keep_fit": 800,
+        "max_keep_select": 150,
+        "max_keep_test": 220,
         "max_ordinary_fit": 64,
         "max_ordinary_select": 64,
         "max_ordinary_test": 120,

@@ -147,10 +147,12 @@ def normalise_text(text: str) -> str:
     return " ".join("".join(map(_word_character, folded)).split()) or folded.strip()
 
 
-def sample_prompts(prompts: Sequence[Prompt], n: int, seed: int) -> tuple[Prompt, ...]:
+def sample_prompts(
+    prompts: Iterable[Prompt], n: int, seed: int, priority: Callable[[Prompt], int] = lambda _: 0
+) -> tuple[Prompt, ...]:
     """Return at most `n` of the prompts, spread over categories and, inside each, over languages.
 
-    Prompts that are `often_refused` come first. Round-robin over categories; inside a category one prompt of each language, then the languages in proportion;
+    Round-robin over categories; inside a category one prompt of each language, then the languages in proportion;
     inside those the order of SHA-256(seed, content). A limit keeps the breadth, a larger `n` only appends, the given
     order is ignored.
 
@@ -158,26 +160,30 @@ def sample_prompts(prompts: Sequence[Prompt], n: int, seed: int) -> tuple[Prompt
         prompts: the prompts to choose from.
         n: how many, at least 0.
         seed: another seed gives another sample.
+        priority: prompts with the smallest value are all taken, spread like that, before any with the next.
 
     Raises:
         ConfigError: if `n` is negative.
     """
     if n < 0:
         raise ConfigError(f"a sample of {n} prompts; expected 0 or more")
+    classes: defaultdict[int, list[Prompt]] = defaultdict(list)
+    for prompt in prompts:
+        classes[priority(prompt)].append(prompt)
+    return tuple(prompt for place in sorted(classes) for prompt in _spread(classes[place], seed))[:n]
+
+
+def _spread(prompts: Sequence[Prompt], seed: int) -> list[Prompt]:
+    """Return the prompts so that every beginning is spread over categories and languages."""
 
     def rank(prompt: Prompt) -> tuple[str, str]:
         return _digest(str(seed), prompt.key), prompt.contrast_of or ""
 
-    def spread(chosen: list[Prompt]) -> list[Prompt]:
-        return _interleave(
-            [
-                _in_proportion([sorted(spoken, key=rank) for spoken in _groups(group, attrgetter("language"), seed)])
-                for group in _groups(chosen, attrgetter("category"), seed)
-            ]
-        )
-
-    first, others = ([p for p in prompts if p.often_refused is often] for often in (True, False))
-    return tuple((spread(first) + spread(others))[:n])
+    strata = [
+        _in_proportion([sorted(spoken, key=rank) for spoken in _groups(group, attrgetter("language"), seed)])
+        for group in _groups(prompts, attrgetter("category"), seed)
+    ]
+    return _interleave(strata)
 
 
 def _groups(prompts: Iterable[Prompt], label: Callable[[Prompt], str], seed: int) -> list[list[Prompt]]:
