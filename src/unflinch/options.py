@@ -125,7 +125,7 @@ class FitOptions:
 
     writers: Literal["feed_forward", "all"] = "feed_forward"
     """Which modules that write into the residual stream are changed: attention's add nothing, see LOG."""
-    rank: int = 16
+    rank: int = 32
     """Rank of the update of every module: many bounds need more than a few directions, see LOG."""
     answer_tokens: int = 6
     """Tokens of each answer on which the patch is fitted."""
@@ -137,9 +137,9 @@ class FitOptions:
     """Refusal score, in units of logits, that targets are brought down to; below 0 they are answered."""
     largest_drop: float = 6.0
     """Most that one linearisation asks of a target: farther out it no longer holds."""
-    keep_margin: float = 1.0
+    keep_margin: float = 2.0
     """How far the score of a right refusal must stay above the base model's."""
-    guard_margin: float = 3.5
+    guard_margin: float = 5.0
     """The same for guard prompts, also those that the base model answers: the guard only ever gets stronger."""
     input_shrinkage: float = 0.05
     """Of the second moment of module inputs towards the scaled identity."""
@@ -151,11 +151,11 @@ class FitOptions:
     """Targets a step; keeps and ordinary prompts come in proportion."""
     learning_rate: float = 0.02
     """Of Adam in whitened coordinates, relative to the size of the factors."""
-    kl_budget: float = 0.07
+    kl_budget: float = 0.06
     """Most mean first-token KL(base || patched) on answered ordinary `select` prompts, in nats."""
-    target_budget: float = 0.1
+    target_budget: float = 0.25
     """Share of targets on `select` prompts that may be left before a higher strength is tried."""
-    keep_budget: float = 0.03
+    keep_budget: float = 0.08
     """Largest share of right refusals on `select` prompts that the chosen strength may lose."""
     seed: int = 0
     """Of sampled labels and the order of prompts."""

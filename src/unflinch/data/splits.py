@@ -77,6 +77,7 @@ def split_prompts(
     guard: Sequence[Prompt],
     ordinary: Sequence[Prompt],
     shares: tuple[float, float, float] = (0.4, 0.2, 0.4),
+    guard_shares: tuple[float, float, float] | None = None,
 ) -> Splits:
     """Return every prompt in exactly one of fit, select and test.
 
@@ -90,13 +91,15 @@ def split_prompts(
         guard: the always-on part of the keeps.
         ordinary: prompts whose answers must not change.
         shares: expected shares of fit, select and test; each >= 0, their sum 1.
+        guard_shares: the same for the guard, if it is divided otherwise.
 
     Raises:
         ConfigError: if the shares are negative or do not sum to 1.
     """
     if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-9:
         raise ConfigError(f"split shares {shares}; expected three that sum to 1, such as (0.4, 0.2, 0.4)")
-    parts = [_by_part(prompts, shares) for prompts in (targets, keep, guard, ordinary)]
+    divided = ((targets, shares), (keep, shares), (guard, guard_shares or shares), (ordinary, shares))
+    parts = [_by_part(prompts, own) for prompts, own in divided]
 
     def take(part: Part) -> tuple[tuple[Prompt, ...], ...]:
         return tuple(tuple(by_part[part]) for by_part in parts)

@@ -12,6 +12,9 @@ from unflinch.options import PromptOptions
 
 Sets = TypeVar("Sets", bound=PromptSets)
 
+_GUARD_SHARES = (0.35, 0.2, 0.45)
+"""Of fit, select and test: half of the guard bounds the fit as well as all of it, and a lost one must be seen."""
+
 
 def load_splits(options: PromptOptions) -> Splits:
     """Return fit, select and test prompts of a run; the guard is always part of each.
@@ -28,7 +31,7 @@ def load_splits(options: PromptOptions) -> Splits:
     wanted = {p.key for p in targets} | {p.key for p in keep} | {p.key for p in guard}
     ordinary = tuple(p for p in ordinary if p.key not in wanted)
     shares = (options.fit_share, options.select_share, 1 - options.fit_share - options.select_share)
-    splits = split_prompts(targets, keep, guard, ordinary, shares)
+    splits = split_prompts(targets, keep, guard, ordinary, shares, _GUARD_SHARES)
     limited = Splits(
         _limited(splits.fit, options, "fit", pairs=True),
         _limited(splits.select, options, "select"),

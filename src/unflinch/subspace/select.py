@@ -21,7 +21,7 @@ from unflinch.subspace.whitened import whitened_direction
 
 SEPARATING_SHARE = 1 / 3
 """Share of the layers, in one block, in which the two groups are told apart best."""
-TOLERANCE = 0.002
+TOLERANCE = 0.005
 """Of blocks within this mean AUROC of the best one the earliest counts: the same effect costs less KL there."""
 
 

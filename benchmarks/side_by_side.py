@@ -1,0 +1,190 @@
+"""unflinch beside other ways to answer false refusals: one model, the same test prompts, judge and KL code.
+
+Run `python benchmarks/side_by_side.py --run runs/NAME`: a finished run gives the patch, and what its other steps found
+is what the other methods learn from. Each is swept over its strength, so that they can be compared where all leave the
+same share of false refusals (10 %, interpolated). Results are written after every method; `--only` measures some of
+them anew. Only counts are kept; no answer is written anywhere.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lora_yardsticks import dpo_lora, sft_lora
+from matplotlib.figure import Figure
+from yardsticks import (
+    Material,
+    Method,
+    activation_steering,
+    base,
+    directional_ablation,
+    norm_preserving_ablation,
+    orthogonalised_direction,
+    system_prompt,
+    unflinch,
+)
+
+from unflinch.config import make_config
+from unflinch.metrics.intervals import rate
+from unflinch.models.chat import encode
+from unflinch.models.load import load_model
+from unflinch.patch.save import check_base, load_patch
+from unflinch.run_folder import SETTINGS, RunFolder, read_json
+from unflinch.steps.baseline import from_json
+from unflinch.steps.prepare import load_splits
+from unflinch.steps.progress import silent
+from unflinch.steps.scan import load_scan
+from unflinch.steps.validate import KINDS, Validation
+from unflinch.validate.judges import RuleJudge
+from unflinch.validate.kl_distribution import AnsweredSequence, sequence_kl
+from unflinch.validate.refusal_rate import ask, counts_as_refused
+
+RESULTS = Path(__file__).parent / "results"
+EQUAL_SHARE = 0.10
+"""Share of false refusals left at which the methods are compared."""
+FIGURES = ("strength", "keep_lost", "guard_lost", "kl_first_token_mean", "kl_sequence_mean", "kl_sequence_p99")
+METHODS: dict[str, Callable[..., Method]] = {
+    "system prompt": lambda material, patch: system_prompt(),
+    "activation steering": lambda material, patch: activation_steering(material),
+    "directional ablation": lambda material, patch: directional_ablation(material),
+    "orthogonalised direction": lambda material, patch: orthogonalised_direction(material),
+    "norm-preserving ablation": lambda material, patch: norm_preserving_ablation(material),
+    "SFT LoRA": lambda material, patch: sft_lora(material),
+    "DPO LoRA": lambda material, patch: dpo_lora(material),
+    "unflinch": unflinch,
+}
+Point = dict[str, Any]
+
+
+def measure(validation: Validation, method: Method, strength: float, tokens: int) -> Point:
+    """Return what a method does at a strength: shares with their intervals, and KL along the base model's answers."""
+    loaded, change = validation.loaded, method.change(strength)
+    shares = {}
+    with change():
+        for kind in KINDS:
+            prompts = [method.rewrite(strength, p) for p in validation.refused[kind].prompts]
+            answers = ask(loaded.model, loaded.tokenizer, prompts, RuleJudge(), tokens)
+            still = sum(counts_as_refused(kind == "target", a.judgement.label) for a in answers)
+            shares[kind] = rate(still if kind == "target" else len(prompts) - still, len(prompts))
+    ordinary = validation.ordinary
+    rows = zip(ordinary.prompts, ordinary.answers, strict=True)
+    sequences = [AnsweredSequence(encode(loaded.tokenizer, method.rewrite(strength, p)), a.tokens) for p, a in rows]
+    kl = sequence_kl(loaded.model, sequences, ordinary.base, change)
+    positions = kl.positions[~kl.positions.isnan()]
+    return {
+        "strength": strength,
+        **{
+            name: share.count / share.n
+            for name, share in zip(("targets_refused", "keep_lost", "guard_lost"), shares.values(), strict=True)
+        },
+        "kl_first_token_mean": float(np.mean(kl.first_token)),
+        "kl_sequence_mean": float(np.mean(kl.sequence_mean)),
+        "kl_sequence_p99": float(positions.quantile(0.99)),
+        "counts": {kind: [s.count, s.n, s.interval.low, s.interval.high] for kind, s in shares.items()},
+    }
+
+
+def untouched() -> Point:
+    """Return the base model: by the choice of prompts it refuses all of them."""
+    return {"targets_refused": 1.0, **dict.fromkeys(FIGURES, 0.0)}
+
+
+def at_equal_share(curve: Sequence[Point], share: float = EQUAL_SHARE) -> tuple[Point | None, str | None]:
+    """Return a curve where it leaves `share` of the targets, interpolated linearly, or None and why it never does.
+
+    Every curve begins at the unchanged model; of several crossings the one at the smallest strength counts.
+    """
+    points = [untouched(), *sorted(curve, key=lambda point: point["strength"])]
+    for before, after in pairwise(points):
+        high, low = before["targets_refused"], after["targets_refused"]
+        if low <= share < high:
+            way = (high - share) / (high - low)
+            found = {name: before[name] + way * (after[name] - before[name]) for name in FIGURES}
+            return {"targets_refused": share, **found}, None
+    least = min(point["targets_refused"] for point in points)
+    return None, f"leaves at least {least:.0%} of the targets refused at every strength tried"
+
+
+def pareto_figure(methods: Sequence[dict[str, Any]], path: Path) -> None:
+    """Draw targets left against keeps lost, and against first-token KL, a line a method."""
+    figure = Figure(figsize=(10, 4.4), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
+    for method in methods:
+        curve = sorted(method["curve"], key=lambda point: point["strength"])
+        ours = method["name"] == "unflinch"
+        style = {"marker": "o", "markersize": 4, "linewidth": 2.6 if ours else 1.2, "zorder": 3 if ours else 2}
+        left = [100 * point["targets_refused"] for point in curve]
+        for axis, name, factor in ((axes[0], "keep_lost", 100.0), (axes[1], "kl_first_token_mean", 1.0)):
+            axis.plot([factor * point[name] for point in curve], left, label=method["name"], **style)
+    axes[0].set(xlabel="right refusals lost, %", ylabel="false refusals left, %")
+    axes[1].set_xlabel("first-token KL on ordinary prompts, nats")
+    axes[1].set_xscale("symlog", linthresh=0.01)
+    for axis in axes:
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.axhline(100 * EQUAL_SHARE, color="0.6", linewidth=0.8, linestyle=":")
+    axes[1].legend(frameon=False, fontsize=8)
+    figure.savefig(path, metadata={"Date": None})
+
+
+def main() -> None:
+    """Measure, print, and write results and figure."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--run", type=Path, required=True, help="a finished run folder")
+    parser.add_argument("--only", nargs="+", choices=sorted(METHODS), help="measure these, keep the others' results")
+    parser.add_argument("--targets", type=int, default=160, help="most test targets, before asking the model")
+    parser.add_argument("--keeps", type=int, default=200, help="most test keeps")
+    parser.add_argument("--ordinary", type=int, default=100, help="most ordinary test prompts")
+    parser.add_argument("--tokens", type=int, default=24, help="most tokens of an answer that the judge sees")
+    parser.add_argument("--out", type=Path, default=RESULTS / "side_by_side.json")
+    options = parser.parse_args()
+
+    run = RunFolder(options.run)
+    config = make_config(read_json(options.run / SETTINGS))
+    loaded, patch = load_model(config.model.model), load_patch(run.patch)
+    check_base(patch, loaded.base_hash, config.model.model)
+    limits = {"targets": options.targets, "keep": options.keeps, "ordinary": options.ordinary}
+    splits = load_splits(replace(config.prompts, **{f"max_{kind}_test": most for kind, most in limits.items()}))
+    baseline = from_json(run.read_step("baseline")["data"], splits.fit, splits.select)
+    scan = load_scan(run.step_file("scan", ".safetensors"), run.read_step("scan")["data"])
+    material = Material(loaded, baseline, scan)
+    validation = Validation(loaded, splits.test, replace(config.validate, answer_tokens=options.tokens), silent)
+
+    document: dict[str, Any] = {
+        "model": loaded.hub_id or config.model.model,
+        "base_hash": loaded.base_hash,
+        "judged_tokens": options.tokens,
+        "prompts": validation.counts(),
+        "methods": [{"name": "base", "note": base().note, "curve": [untouched()], "at_10_percent": None}],
+    }
+    if options.only and options.out.exists():
+        document = json.loads(options.out.read_text(encoding="utf-8"))
+    for name in options.only or METHODS:
+        method = METHODS[name](material, patch)
+        curve = []
+        for strength in method.strengths:
+            curve.append(measure(validation, method, strength, options.tokens))
+            point = curve[-1]
+            print(
+                f"{name:26} {strength:4g}: left {point['targets_refused']:.1%}, lost {point['keep_lost']:.1%}, guard "
+                f"{point['guard_lost']:.1%}, KL {point['kl_first_token_mean']:.4f} / {point['kl_sequence_mean']:.4f}",
+                flush=True,
+            )
+        at, reason = at_equal_share(curve)
+        row = {"name": name, "note": method.note, "curve": curve, "at_10_percent": at, "reason": reason}
+        document["methods"] = [m for m in document["methods"] if m["name"] != name] + [row]
+        options.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    pareto_figure([m for m in document["methods"] if m["name"] != "base"], options.out.with_suffix(".svg"))
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    main()
