@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import inf, isfinite
-from typing import Literal
 
 from unflinch.errors import ConfigError
 
@@ -59,7 +58,7 @@ class PromptOptions:
     """Most targets in select, before asking the model."""
     max_targets_test: int = 2000
     """Most targets in test, before asking the model."""
-    max_keep_fit: int = 2500
+    max_keep_fit: int = 1000
     """Most keeps in fit."""
     max_keep_select: int = 500
     """Most keeps in select."""
@@ -71,9 +70,9 @@ class PromptOptions:
     """Most ordinary prompts to choose on."""
     max_ordinary_test: int = 240
     """Most ordinary prompts to test on."""
-    fit_share: float = 0.64
+    fit_share: float = 0.35
     """Expected share of prompts in `fit`."""
-    select_share: float = 0.12
+    select_share: float = 0.2
     """Expected share of prompts in `select`; the rest is `test`."""
     seed: int = 0
     """Of the sampling where a limit applies."""
@@ -123,10 +122,8 @@ class ScanOptions:
 class FitOptions:
     """How the patch is solved for and refined."""
 
-    writers: Literal["feed_forward", "all"] = "feed_forward"
-    """Which modules that write into the residual stream are changed: attention's add nothing, see LOG."""
-    rank: int = 32
-    """Rank of the update of every module: many bounds need more than a few directions, see LOG."""
+    rank: int = 4
+    """Rank of the update of every module."""
     answer_tokens: int = 6
     """Tokens of each answer on which the patch is fitted."""
     judged_tokens: int = 16
@@ -137,9 +134,9 @@ class FitOptions:
     """Refusal score, in units of logits, that targets are brought down to; below 0 they are answered."""
     largest_drop: float = 6.0
     """Most that one linearisation asks of a target: farther out it no longer holds."""
-    keep_margin: float = 2.0
+    keep_margin: float = 1.0
     """How far the score of a right refusal must stay above the base model's."""
-    guard_margin: float = 5.0
+    guard_margin: float = 3.5
     """The same for guard prompts, also those that the base model answers: the guard only ever gets stronger."""
     input_shrinkage: float = 0.05
     """Of the second moment of module inputs towards the scaled identity."""
@@ -151,11 +148,11 @@ class FitOptions:
     """Targets a step; keeps and ordinary prompts come in proportion."""
     learning_rate: float = 0.02
     """Of Adam in whitened coordinates, relative to the size of the factors."""
-    kl_budget: float = 0.06
+    kl_budget: float = 0.04
     """Most mean first-token KL(base || patched) on answered ordinary `select` prompts, in nats."""
     target_budget: float = 0.25
     """Share of targets on `select` prompts that may be left before a higher strength is tried."""
-    keep_budget: float = 0.08
+    keep_budget: float = 0.05
     """Largest share of right refusals on `select` prompts that the chosen strength may lose."""
     seed: int = 0
     """Of sampled labels and the order of prompts."""

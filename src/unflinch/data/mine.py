@@ -103,11 +103,7 @@ def _record(prompt: Prompt) -> dict[str, object]:
     if prompt.messages:
         record = {"messages": [{"role": turn.role, "content": turn.content} for turn in prompt.messages]}
     record |= {"category": prompt.category, "language": prompt.language}
-    optional = {
-        "system": prompt.system,
-        "contrast_of": prompt.contrast_of,
-        "often_refused": prompt.often_refused or None,
-    }
+    optional = {"system": prompt.system, "contrast_of": prompt.contrast_of}
     return record | {name: value for name, value in optional.items() if value is not None}
 
 

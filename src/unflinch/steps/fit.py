@@ -97,8 +97,7 @@ def prepare_fit(
     no choice needs them, and every bound makes the guard stronger.
     """
     architecture = loaded.architecture
-    writers = architecture.writers[-1:] if options.writers == "feed_forward" else architecture.writers
-    modules = [f"{architecture.layers}.{layer}.{writer}" for layer in scan.subspace.layers for writer in writers]
+    modules = [f"{architecture.layers}.{layer}.{w}" for layer in scan.subspace.layers for w in architecture.writers]
     ordinary = ordinary_sequences(loaded, baseline.fit, options.answer_tokens)
     metrics = fisher_metrics(
         loaded.model,
@@ -186,6 +185,8 @@ def fine_tuned(
     progress: Progress,
 ) -> FittedStage:
     """Return the patch after a few steps on the model's own answers; `start` itself where it answers too little."""
+    if not options.fine_tune_steps:
+        return FittedStage(start)
     prompts = [a.prompt for a in baseline.fit.refused("targets")][: 2 * options.fine_tune_steps * options.batch_size]
     advance = counter(progress, "fit: the model's own answers", len(prompts))
     answers = own_answers(loaded, prompts, start, 2 * options.answer_tokens, advance)
@@ -232,9 +233,8 @@ def fit_patch(
         if number == 0:
             inputs = inputs.near_bounds(found)
     assert stages.best is not None
-    if options.fine_tune_steps:
-        work = partial(fine_tuned, loaded, inputs, baseline, scan, stages.best, options, progress)
-        stages.compare("fine_tune", checkpoint("fine_tune", work).patch)
+    work = partial(fine_tuned, loaded, inputs, baseline, scan, stages.best, options, progress)
+    stages.compare("fine_tune", checkpoint("fine_tune", work).patch)
     best, advance = stages.best, counter(progress, "fit: strength, by judged answers", panel.most_answers)
     with attached(loaded.model, best) as live:
         strength, stage = choose_strength(panel, live, stages.start, options, advance)

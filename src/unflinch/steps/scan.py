@@ -28,10 +28,10 @@ from unflinch.steps.progress import Progress, counter
 from unflinch.subspace.difference_of_means import difference_of_means
 from unflinch.subspace.select import TwoGroups, select_subspace
 
-_MOST = {"targets": 110, "keep": 110, "guard": 40}
+_MOST = {"targets": 160, "keep": 180, "guard": 60}
 """Refused prompts of a split suffice to tell the two groups apart."""
-_ANSWERED = 80
-"""Answered prompts suffice for the mean of states that do not refuse."""
+_ANSWERED = 120
+"""Answered targets suffice for the mean of states that do not refuse."""
 _ABLATION_LAYERS = (0.42, 0.75)
 """Range of depth in which the single best refusal direction is looked for."""
 _ABLATION_PROMPTS = 24
@@ -74,7 +74,7 @@ def scan_model(loaded: LoadedModel, baseline: Baseline, options: ScanOptions, pr
         groups["fit"], groups["select"], twins(baseline.fit), options.rank, options.shrinkage
     )
     openings = model_openings(loaded, baseline.fit, options.decision_tokens, progress)
-    answered = (baseline.fit.answered("targets") + baseline.fit.answered("ordinary"))[:_ANSWERED]
+    answered = baseline.fit.answered("targets")[:_ANSWERED] or baseline.fit.answered("ordinary")[:_ANSWERED]
     answering = _states(loaded, answered, "scan: answered prompts", progress)
     directions = difference_of_means(groups["fit"].targets, answering)[:, 0]
     layer = _strongest(loaded, directions, baseline.select.refused("targets"), openings, progress)
