@@ -24,7 +24,6 @@ from yardsticks import (
     Material,
     Method,
     activation_steering,
-    base,
     directional_ablation,
     norm_preserving_ablation,
     orthogonalised_direction,
@@ -43,7 +42,6 @@ from unflinch.steps.prepare import load_splits
 from unflinch.steps.progress import silent
 from unflinch.steps.scan import load_scan
 from unflinch.steps.validate import KINDS, Validation
-from unflinch.validate.judges import RuleJudge
 from unflinch.validate.kl_distribution import AnsweredSequence, sequence_kl
 from unflinch.validate.refusal_rate import ask, counts_as_refused
 
@@ -71,7 +69,7 @@ def measure(validation: Validation, method: Method, strength: float, tokens: int
     with change():
         for kind in KINDS:
             prompts = [method.rewrite(strength, p) for p in validation.refused[kind].prompts]
-            answers = ask(loaded.model, loaded.tokenizer, prompts, RuleJudge(), tokens)
+            answers = ask(loaded.model, loaded.tokenizer, prompts, validation.judge, tokens)
             still = sum(counts_as_refused(kind == "target", a.judgement.label) for a in answers)
             shares[kind] = rate(still if kind == "target" else len(prompts) - still, len(prompts))
     ordinary = validation.ordinary
@@ -163,10 +161,13 @@ def main() -> None:
         "base_hash": loaded.base_hash,
         "judged_tokens": options.tokens,
         "prompts": validation.counts(),
-        "methods": [{"name": "base", "note": base().note, "curve": [untouched()], "at_10_percent": None}],
+        "methods": [{"name": "base", "note": "the model as it comes", "curve": [untouched()], "at_10_percent": None}],
     }
     if options.only and options.out.exists():
-        document = json.loads(options.out.read_text(encoding="utf-8"))
+        stored = json.loads(options.out.read_text(encoding="utf-8"))
+        if any(stored[name] != document[name] for name in ("base_hash", "judged_tokens", "prompts")):
+            parser.error(f"{options.out} was measured with another model or other prompts; leave out --only")
+        document = stored
     for name in options.only or METHODS:
         method = METHODS[name](material, patch)
         curve = []

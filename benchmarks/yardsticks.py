@@ -62,11 +62,6 @@ class Material:
     scan: Scan
 
 
-def base() -> Method:
-    """Return the unchanged model."""
-    return Method("base", (0.0,), lambda _: nullcontext, "the model as it comes")
-
-
 def system_prompt() -> Method:
     """Return the model under other system prompts; its strengths number them."""
 
