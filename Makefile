@@ -9,14 +9,17 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input install --con
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test check format clean
+.PHONY: help demo demo-large test check format clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo 'PYTHON=python3.12 chooses the interpreter, ARGS="..." is handed to the demo or to pytest.'
 
 demo: $(VENV)/.demo ## patch the demo model, from set-up to report
 	@$(BIN)/unflinch demo $(ARGS)
+
+demo-large: $(VENV)/.demo-large ## a full run on the 1.5B model: a gigabyte to download, hours on a laptop
+	@$(BIN)/unflinch demo --large $(ARGS)
 
 test: $(VENV)/.test ## all tests; ARGS='-m "not slow"' leaves out the slow ones
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
@@ -55,6 +58,10 @@ $(VENV)/.torch: $(PINS) | $(BIN)/python
 
 $(VENV)/.demo: $(VENV)/.torch
 	$(PIP) --editable '.[demo]'
+	@touch $@
+
+$(VENV)/.demo-large: $(VENV)/.torch
+	$(PIP) --editable '.[demo-large]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.torch

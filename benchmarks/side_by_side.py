@@ -12,12 +12,14 @@ import argparse
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from heretic_yardstick import heretic
 from lora_yardsticks import dpo_lora, sft_lora
 from matplotlib.figure import Figure
 from yardsticks import (
@@ -41,48 +43,44 @@ from unflinch.steps.baseline import from_json
 from unflinch.steps.prepare import load_splits
 from unflinch.steps.progress import silent
 from unflinch.steps.scan import load_scan
-from unflinch.steps.validate import KINDS, Validation
+from unflinch.steps.validate import KINDS, Validation, refusal_counts
 from unflinch.validate.kl_distribution import AnsweredSequence, sequence_kl
-from unflinch.validate.refusal_rate import ask, counts_as_refused
 
 RESULTS = Path(__file__).parent / "results"
 EQUAL_SHARE = 0.10
 """Share of false refusals left at which the methods are compared."""
 FIGURES = ("strength", "keep_lost", "guard_lost", "kl_first_token_mean", "kl_sequence_mean", "kl_sequence_p99")
 METHODS: dict[str, Callable[..., Method]] = {
-    "system prompt": lambda material, patch: system_prompt(),
-    "activation steering": lambda material, patch: activation_steering(material),
-    "directional ablation": lambda material, patch: directional_ablation(material),
-    "orthogonalised direction": lambda material, patch: orthogonalised_direction(material),
-    "norm-preserving ablation": lambda material, patch: norm_preserving_ablation(material),
-    "SFT LoRA": lambda material, patch: sft_lora(material),
-    "DPO LoRA": lambda material, patch: dpo_lora(material),
-    "unflinch": unflinch,
+    "system prompt": lambda material, patch, options: system_prompt(),
+    "activation steering": lambda material, patch, options: activation_steering(material),
+    "directional ablation": lambda material, patch, options: directional_ablation(material),
+    "orthogonalised direction": lambda material, patch, options: orthogonalised_direction(material),
+    "norm-preserving ablation": lambda material, patch, options: norm_preserving_ablation(material),
+    "SFT LoRA": lambda material, patch, options: sft_lora(material),
+    "DPO LoRA": lambda material, patch, options: dpo_lora(material),
+    "Heretic": lambda material, patch, options: heretic(material, options.heretic, options.heretic_trials),
+    "unflinch": lambda material, patch, options: unflinch(material, patch),
 }
 Point = dict[str, Any]
 
 
-def measure(validation: Validation, method: Method, strength: float, tokens: int) -> Point:
+def measure(validation: Validation, method: Method, strength: float) -> Point:
     """Return what a method does at a strength: shares with their intervals, and KL along the base model's answers."""
-    loaded, change = validation.loaded, method.change(strength)
-    shares = {}
-    with change():
-        for kind in KINDS:
-            prompts = [method.rewrite(strength, p) for p in validation.refused[kind].prompts]
-            answers = ask(loaded.model, loaded.tokenizer, prompts, validation.judge, tokens)
-            still = sum(counts_as_refused(kind == "target", a.judgement.label) for a in answers)
-            shares[kind] = rate(still if kind == "target" else len(prompts) - still, len(prompts))
+    loaded, change, rewrite = validation.loaded, method.change(strength), partial(method.rewrite, strength)
+    outcomes = validation.outcomes(validation.after(change, method.name, rewrite))
+    counts = {kind: refusal_counts(outcomes, kind) for kind in KINDS}
+    bad = {kind: c.refused_after if kind == "target" else c.lost for kind, c in counts.items()}
+    shares = {kind: rate(bad[kind], counts[kind].n) for kind in KINDS}
     ordinary = validation.ordinary
     rows = zip(ordinary.prompts, ordinary.answers, strict=True)
-    sequences = [AnsweredSequence(encode(loaded.tokenizer, method.rewrite(strength, p)), a.tokens) for p, a in rows]
+    sequences = [AnsweredSequence(encode(loaded.tokenizer, rewrite(p)), a.tokens) for p, a in rows]
     kl = sequence_kl(loaded.model, sequences, ordinary.base, change)
     positions = kl.positions[~kl.positions.isnan()]
     return {
         "strength": strength,
-        **{
-            name: share.count / share.n
-            for name, share in zip(("targets_refused", "keep_lost", "guard_lost"), shares.values(), strict=True)
-        },
+        "targets_refused": shares["target"].value,
+        "keep_lost": shares["keep"].value,
+        "guard_lost": shares["guard"].value,
         "kl_first_token_mean": float(np.mean(kl.first_token)),
         "kl_sequence_mean": float(np.mean(kl.sequence_mean)),
         "kl_sequence_p99": float(positions.quantile(0.99)),
@@ -142,6 +140,8 @@ def main() -> None:
     parser.add_argument("--keeps", type=int, default=200, help="most test keeps")
     parser.add_argument("--ordinary", type=int, default=100, help="most ordinary test prompts")
     parser.add_argument("--tokens", type=int, default=24, help="most tokens of an answer that the judge sees")
+    parser.add_argument("--heretic", type=Path, help="its executable; it is left out if none is given")
+    parser.add_argument("--heretic-trials", type=int, default=30, help="how many Heretic searches")
     parser.add_argument("--out", type=Path, default=RESULTS / "side_by_side.json")
     options = parser.parse_args()
 
@@ -168,11 +168,11 @@ def main() -> None:
         if any(stored[name] != document[name] for name in ("base_hash", "judged_tokens", "prompts")):
             parser.error(f"{options.out} was measured with another model or other prompts; leave out --only")
         document = stored
-    for name in options.only or METHODS:
-        method = METHODS[name](material, patch)
+    for name in options.only or [name for name in METHODS if name != "Heretic" or options.heretic]:
+        method = METHODS[name](material, patch, options)
         curve = []
         for strength in method.strengths:
-            curve.append(measure(validation, method, strength, options.tokens))
+            curve.append(measure(validation, method, strength))
             point = curve[-1]
             print(
                 f"{name:26} {strength:4g}: left {point['targets_refused']:.1%}, lost {point['keep_lost']:.1%}, guard "

@@ -19,18 +19,19 @@ from unflinch.artifacts import Patch
 from unflinch.data.prompts import Prompt
 from unflinch.models.architecture import decoder_layers
 from unflinch.models.chat import encode_all
-from unflinch.models.forward import last_logits
 from unflinch.models.hooks import ablated_direction
 from unflinch.models.load import LoadedModel
 from unflinch.patch.attach import attached
 from unflinch.steps.baseline import Asked, Baseline
-from unflinch.steps.scan import Scan
+from unflinch.steps.scan import Scan, depth_range, strongest_layer
 
 Change = Callable[[], AbstractContextManager[object]]
 _STATES = 200
 """Prompts a group from which a mean state is taken."""
 _LAYER_PROMPTS = 32
 """Refused `select` targets on which the layer of a direction is chosen."""
+_LAYERS = (0.3, 0.8)
+"""Range of depth in which it is looked for."""
 
 PERMISSIVE = (
     "You are a helpful assistant.",
@@ -96,10 +97,13 @@ def orthogonalised_direction(material: Material) -> Method:
     Formula: v_false - proj(v_false on v_true), with v the mean state of falsely (rightly) refused prompts minus that of
     answered ones; the layer is the one where its removal lowers the refusal score of `select` targets most.
     """
+    loaded = material.loaded
     false, right = (_refusal_directions(material, kind) for kind in ("targets", "keep"))
     shared = (false * right).sum(-1, keepdim=True) / right.square().sum(-1, keepdim=True)
     directions = torch.nn.functional.normalize(false - shared * right, dim=-1)
-    layer = _strongest_layer(material, directions)
+    refused = material.baseline.select.refused("targets")[:_LAYER_PROMPTS]
+    candidates = depth_range(loaded.depth, _LAYERS)
+    layer = strongest_layer(loaded, directions, candidates, refused, material.scan.openings, lambda _: None)
     note = f"false-refusal direction orthogonal to the true one, layer {layer}, removed from all writers"
     return _ablation(material, "orthogonalised direction", directions[layer], note)
 
@@ -187,17 +191,3 @@ def _mean_states(material: Material, asked: Sequence[Asked]) -> Float[Tensor, "l
     loaded = material.loaded
     sequences = encode_all(loaded.tokenizer, [a.prompt for a in asked])
     return collect_activations(loaded.model, loaded.architecture, sequences).states.mean(0)
-
-
-@torch.inference_mode()
-def _strongest_layer(material: Material, directions: Float[Tensor, "layers width"]) -> int:
-    """Return the layer between 30 and 80 % of the depth whose direction, removed, lowers refusal scores most."""
-    loaded, openings = material.loaded, material.scan.openings
-    asked = material.baseline.select.refused("targets")[:_LAYER_PROMPTS]
-    sequences = encode_all(loaded.tokenizer, [a.prompt for a in asked])
-    depth = len(directions)
-    scores = {}
-    for layer in range(round(0.3 * depth), round(0.8 * depth)):
-        with ablated_direction(loaded.model, loaded.architecture, directions[layer].to(loaded.model.device)):
-            scores[layer] = float(torch.cat([openings.score(x) for x in last_logits(loaded.model, sequences)]).mean())
-    return min(scores, key=lambda layer: scores[layer])

@@ -40,7 +40,7 @@ PROMPTS: dict[str, Any] = {
 """Limits of a run with this model: it has seen these prompts, and no others."""
 SETTINGS: dict[str, dict[str, Any]] = {
     "prompts": PROMPTS,
-    "scan": {"decision_tokens": 12},
+    "scan": {"decision_tokens": 12, "enough_refused": 8},
     "fit": {
         "rank": 2,
         "rounds": 3,

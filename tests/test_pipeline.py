@@ -105,7 +105,8 @@ def test_a_run_brings_false_refusals_down_and_keeps_the_right_ones(finished: Pat
 
 def test_the_verdict_is_of_prompts_that_no_earlier_step_has_seen(finished: Path) -> None:
     asked = json.loads((finished / "steps" / "baseline.json").read_text(encoding="utf-8"))["data"]
-    seen = {row["key"] for part in ("fit", "select") for kind in asked[part].values() for row in kind}
+    rows = [row for part in ("fit", "select") for kind in asked[part].values() for row in kind]
+    seen = {row["key"] if isinstance(row, dict) else row for row in rows}
     splits = planted_splits()
     assert seen == {p.key for s in (splits.fit, splits.select) for k in vars(s).values() for p in k}
     judged = {outcome["text"] for outcome in results_of(finished)["outcomes"]}

@@ -106,17 +106,20 @@ _SECTIONS: dict[str, Any] = {
 DEMO_SETTINGS: dict[str, dict[str, Any]] = {
     "model": {"model": "demo"},
     "prompts": {
-        "max_targets_fit": 900,
-        "max_targets_select": 340,
-        "max_targets_test": 340,
-        "max_keep_fit": 850,
-        "max_keep_select": 220,
-        "max_keep_test": 280,
-        "max_ordinary_fit": 64,
+        "max_targets_fit": 760,
+        "max_targets_select": 120,
+        "max_targets_test": 150,
+        "max_keep_fit": 800,
+        "max_keep_select": 130,
+        "max_keep_test": 200,
+        "max_ordinary_fit": 160,
         "max_ordinary_select": 64,
         "max_ordinary_test": 120,
     },
-    "fit": {"fine_tune_steps": 3},
+    "fit": {"rounds": 1, "fine_tune_steps": 8, "batch_size": 24},
     "validate": {"kl_tokens": 24, "answer_tokens": 24},
 }
-"""The demo: the bundled prompts, limited so that a laptop CPU needs minutes; every other option at its default."""
+"""The demo: what a laptop CPU does in minutes. Fewer prompts, one linearisation, fewer steps."""
+
+DEMO_LARGE_SETTINGS: dict[str, dict[str, Any]] = {"model": {"model": "demo-large"}}
+"""The large demo: a full run."""

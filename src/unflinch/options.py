@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import inf, isfinite
+from typing import Literal
 
 from unflinch.errors import ConfigError
 
@@ -52,27 +53,27 @@ class PromptOptions:
     """Requests whose refusal is right, in place of the bundled broad ones."""
     ordinary: str | None = None
     """Prompts whose answers must not change, in place of the bundled ones."""
-    max_targets_fit: int = 2000
+    max_targets_fit: int = 3000
     """Most targets in fit, before asking the model."""
-    max_targets_select: int = 1000
+    max_targets_select: int = 300
     """Most targets in select, before asking the model."""
-    max_targets_test: int = 2000
+    max_targets_test: int = 600
     """Most targets in test, before asking the model."""
-    max_keep_fit: int = 1000
+    max_keep_fit: int = 3500
     """Most keeps in fit."""
-    max_keep_select: int = 500
+    max_keep_select: int = 300
     """Most keeps in select."""
-    max_keep_test: int = 1000
+    max_keep_test: int = 600
     """Most keeps in test."""
-    max_ordinary_fit: int = 96
+    max_ordinary_fit: int = 600
     """Most ordinary prompts to fit on."""
-    max_ordinary_select: int = 64
+    max_ordinary_select: int = 150
     """Most ordinary prompts to choose on."""
     max_ordinary_test: int = 240
     """Most ordinary prompts to test on."""
-    fit_share: float = 0.35
+    fit_share: float = 0.64
     """Expected share of prompts in `fit`."""
-    select_share: float = 0.2
+    select_share: float = 0.12
     """Expected share of prompts in `select`; the rest is `test`."""
     seed: int = 0
     """Of the sampling where a limit applies."""
@@ -105,6 +106,8 @@ class ScanOptions:
     """Most tokens of an answer that are generated to see whether it is a refusal."""
     ordinary_tokens: int = 8
     """The same for ordinary prompts of fit and select, which hardly ever are."""
+    enough_refused: int = 120
+    """Refused fit prompts of a kind after which no more are asked: the fit computes the score of the others itself."""
     rank: int = 3
     """Most directions a layer."""
     shrinkage: float = 0.1
@@ -113,6 +116,7 @@ class ScanOptions:
     def __post_init__(self) -> None:
         """Check ranges."""
         _at_least("scan.decision_tokens", self.decision_tokens, 4)
+        _at_least("scan.enough_refused", self.enough_refused, 4)
         _at_least("scan.rank", self.rank, 1)
         _share("scan.shrinkage", self.shrinkage)
         _above_zero("scan.shrinkage", self.shrinkage)
@@ -122,8 +126,10 @@ class ScanOptions:
 class FitOptions:
     """How the patch is solved for and refined."""
 
-    rank: int = 4
-    """Rank of the update of every module."""
+    writers: Literal["feed_forward", "all"] = "feed_forward"
+    """Which modules that write into the residual stream are changed: attention's add nothing, see LOG."""
+    rank: int = 32
+    """Rank of the update of every module: many bounds need more than a few directions, see LOG."""
     answer_tokens: int = 6
     """Tokens of each answer on which the patch is fitted."""
     judged_tokens: int = 16
@@ -134,25 +140,27 @@ class FitOptions:
     """Refusal score, in units of logits, that targets are brought down to; below 0 they are answered."""
     largest_drop: float = 6.0
     """Most that one linearisation asks of a target: farther out it no longer holds."""
-    keep_margin: float = 1.0
+    keep_margin: float = 2.0
     """How far the score of a right refusal must stay above the base model's."""
-    guard_margin: float = 3.5
+    guard_margin: float = 5.0
     """The same for guard prompts, also those that the base model answers: the guard only ever gets stronger."""
     input_shrinkage: float = 0.05
     """Of the second moment of module inputs towards the scaled identity."""
     output_shrinkage: float = 0.1
     """Of the Fisher matrix of module outputs towards the scaled identity."""
-    fine_tune_steps: int = 5
-    """Steps on the model's own answers."""
-    batch_size: int = 12
-    """Targets a step; keeps and ordinary prompts come in proportion."""
-    learning_rate: float = 0.02
+    fine_tune_steps: int = 20
+    """Steps down the measured KL on ordinary prompts, with all scores held in their bounds."""
+    batch_size: int = 36
+    """Targets, keeps and ordinary prompts a step."""
+    learning_rate: float = 0.05
     """Of Adam in whitened coordinates, relative to the size of the factors."""
-    kl_budget: float = 0.04
+    kl_weight: float = 10.0
+    """Of a nat of KL against a logit outside the bounds."""
+    kl_budget: float = 0.06
     """Most mean first-token KL(base || patched) on answered ordinary `select` prompts, in nats."""
     target_budget: float = 0.25
     """Share of targets on `select` prompts that may be left before a higher strength is tried."""
-    keep_budget: float = 0.05
+    keep_budget: float = 0.08
     """Largest share of right refusals on `select` prompts that the chosen strength may lose."""
     seed: int = 0
     """Of sampled labels and the order of prompts."""
@@ -163,7 +171,7 @@ class FitOptions:
             _at_least(f"fit.{name}", getattr(self, name), 1)
         for name in ("fine_tune_steps", "keep_margin", "guard_margin"):
             _at_least(f"fit.{name}", getattr(self, name), 0)
-        for name in ("learning_rate", "kl_budget", "input_shrinkage", "output_shrinkage", "largest_drop"):
+        for name in ("learning_rate", "kl_weight", "kl_budget", "input_shrinkage", "output_shrinkage", "largest_drop"):
             _above_zero(f"fit.{name}", getattr(self, name))
         if not isfinite(self.goal):
             raise ConfigError(f"option fit.goal is {self.goal}; expected a number")

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from cli.fake_pipeline import FakePipeline, Unflinch
 
+from unflinch.options import PromptOptions
+
 
 def test_the_demo_patches_the_demo_model_in_its_own_folder(unflinch: Unflinch, pipeline: FakePipeline) -> None:
     answer = unflinch("demo")
@@ -55,3 +57,11 @@ def test_a_demo_without_report_or_with_a_waiting_patch_is_not_finished(
     Path("runs/demo/steps/unverified_patch").mkdir(parents=True)
     unflinch("demo")
     assert len(pipeline.calls) == 3
+
+
+def test_the_large_demo_has_its_own_model_folder_and_command(unflinch: Unflinch, pipeline: FakePipeline) -> None:
+    assert unflinch("demo", "--large").code == 0
+    assert pipeline.folder == Path("runs/demo-large")
+    assert pipeline.config.model.model == "demo-large"
+    assert pipeline.config.prompts == PromptOptions()
+    assert "unflinch demo --large --again" in unflinch("demo", "--large").err

@@ -34,8 +34,9 @@ def test_a_bare_text_line_is_a_prompt_without_category_and_language(tmp_path: Pa
 
 
 def test_all_fields_of_a_line_are_read_and_unknown_ones_ignored(tmp_path: Path) -> None:
-    line = {"text": "a", "category": "c", "language": "en", "system": "s", "contrast_of": "b", "id": 7, "x": [1]}
-    assert load_prompts(write(tmp_path, json.dumps(line))) == (Prompt("a", "c", "en", "s", None, "b"),)
+    known = {"text": "a", "category": "c", "language": "en", "system": "s", "contrast_of": "b", "often_refused": True}
+    line = {**known, "id": 7, "x": [1]}
+    assert load_prompts(write(tmp_path, json.dumps(line))) == (Prompt("a", "c", "en", "s", None, "b", True),)
 
 
 def test_blank_and_null_optional_fields_count_as_absent(tmp_path: Path) -> None:
@@ -120,6 +121,7 @@ def test_duplicates_are_dropped_with_a_warning_and_the_first_is_kept(
         ('{"text": "a", "language": ["en"]}', ['"language" is a list']),
         ('{"text": "a", "system": {}}', ['"system" is an object']),
         ('{"text": "a", "contrast_of": 1.5}', ['"contrast_of" is a number']),
+        ('{"text": "a", "often_refused": "yes"}', ['"often_refused" is a text', "expected true or false"]),
         ('{"text": "\\ud800"}', ["line 1", "surrogate"]),
         ('{"text": "a", "category": "\\udc00"}', ["line 1", "surrogate"]),
         (json.dumps({"text": "a" * 100_001}), ["line 1", "100,001 characters", "100,000"]),

@@ -217,6 +217,14 @@ def test_a_sample_takes_one_more_of_a_category_only_when_the_others_are_level_or
     assert all(taken[category] >= min(most - 1, size) for category, size in available.items())
 
 
+def test_a_smaller_priority_is_taken_first_and_spread_over_categories() -> None:
+    pool = [Prompt(f"{c} {i}", c, often_refused=i < 5) for c in "ab" for i in range(20)]
+    sample = sample_prompts(pool, 14, 0, lambda prompt: not prompt.often_refused)
+    assert all(prompt.often_refused for prompt in sample[:10])
+    assert not any(prompt.often_refused for prompt in sample[10:])
+    assert Counter(prompt.category for prompt in sample[:4]) == {"a": 2, "b": 2}
+
+
 def test_a_small_sample_covers_every_category_and_then_every_language() -> None:
     pool = [
         Prompt(f"{category} {language} {i}", category, language)

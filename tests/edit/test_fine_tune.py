@@ -1,4 +1,4 @@
-"""Fine-tuning in whitened coordinates: exact gradients, own answers learnt, the model left as it came."""
+"""Fine-tuning in whitened coordinates: exact gradients, scores led into bounds, KL lowered, the model as it came."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from unflinch.artifacts import ModuleMetric, Patch
-from unflinch.edit.fine_tune import FineTuneSteps, Lesson, OwnAnswer, _pull_back, fine_tune
+from unflinch.edit.closed_form import ScoreBounds
+from unflinch.edit.fine_tune import FineTuneSteps, Lesson, _pull_back, fine_tune
 from unflinch.edit.low_rank import from_whitened, to_whitened
 from unflinch.metrics.refusal_score import Decision
 from unflinch.models.forward import scored_hidden
 from unflinch.patch.attach import attached
 
-PROMPTS = random_ids((7, 9, 6))
+PROMPTS = [Decision(tuple(ids), ()) for ids in random_ids((7, 9, 6))]
 KEEPS = [Decision(tuple(ids), path) for ids, path in zip(random_ids((8, 5), seed=1), ((), (6, 2)), strict=True)]
 ORDINARY = random_ids((9, 11), seed=2)
-ANSWER = (20, 30, 40)
 
 
 def cholesky(size: int, seed: int) -> Tensor:
@@ -46,17 +46,35 @@ def score(logits: Tensor, paths: Sequence[Sequence[int]]) -> Tensor:
     )
 
 
-def lesson_for(model: PreTrainedModel) -> Lesson:
+def lesson_for(model: PreTrainedModel, upper: float = -1.0, lower: float = 1.0) -> Lesson:
+    """Targets belong below `upper`, keeps above `lower`."""
     base = scored_hidden(model, ORDINARY, 3)
-    answers = [OwnAnswer(prompt, ANSWER) for prompt in PROMPTS]
-    return Lesson(answers, KEEPS, torch.zeros(len(KEEPS)), ORDINARY, base)
+    free = torch.tensor([False] * len(PROMPTS) + [True] * len(KEEPS))
+    bounds = ScoreBounds(
+        torch.where(free, torch.tensor(lower), -torch.inf), torch.where(free, torch.inf, torch.tensor(upper))
+    )
+    return Lesson([*PROMPTS, *KEEPS], len(PROMPTS), bounds, ORDINARY, base)
 
 
-def surprise(model: PreTrainedModel, patch: Patch) -> float:
-    """Return mean -log p(own answer)."""
+def scores(model: PreTrainedModel, patch: Patch) -> list[float]:
+    """Return the scores of targets and keeps under a patch, one prompt at a time by the model's own logits."""
     with attached(model, patch):
-        rows = [own_logits(model, (*p, *ANSWER[:-1]))[-len(ANSWER) :].log_softmax(-1) for p in PROMPTS]
-    return -float(torch.stack([row[range(len(ANSWER)), ANSWER].mean() for row in rows]).mean())
+        rows = [own_logits(model, d.ids)[-max(1, len(d.path)) :] for d in (*PROMPTS, *KEEPS)]
+    return [float(score(row[None], [d.path])) for row, d in zip(rows, (*PROMPTS, *KEEPS), strict=True)]
+
+
+def outside(model: PreTrainedModel, patch: Patch, lesson: Lesson) -> float:
+    """Return the mean distance of scores outside their bounds."""
+    found = torch.tensor(scores(model, patch))
+    return float(torch.maximum(lesson.bounds.lower - found, found - lesson.bounds.upper).clamp(min=0).mean())
+
+
+def divergence(model: PreTrainedModel, patch: Patch) -> float:
+    """Return mean KL(base || patched) at the last three positions of ordinary prompts, by the definition."""
+    base = [own_logits(model, ids)[-3:].double().log_softmax(-1) for ids in ORDINARY]
+    with attached(model, patch):
+        now = [own_logits(model, ids)[-3:].double().log_softmax(-1) for ids in ORDINARY]
+    return float(torch.stack([(p.exp() * (p - q)).sum(-1).mean() for p, q in zip(base, now, strict=True)]).mean())
 
 
 def test_gradients_pulled_back_equal_autograd_through_the_whitened_factors() -> None:
@@ -80,25 +98,35 @@ def test_gradients_pulled_back_equal_autograd_through_the_whitened_factors() -> 
             torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4 * float(wanted.abs().max()) + 1e-9)
 
 
-def test_own_answers_become_likelier_and_the_model_leaves_as_it_came() -> None:
+def test_scores_are_led_into_their_bounds_and_the_model_leaves_as_it_came() -> None:
     model = tiny_model("qwen2")
     start = random_patch(model, base_hash="abc")
-    before, lesson = own_logits(model, PROMPTS[0]), lesson_for(model)
+    at = scores(model, start)
+    lesson = lesson_for(model, upper=min(at[:3]) - 0.5, lower=max(at[3:]) + 0.5)
+    before = own_logits(model, PROMPTS[0].ids)
     finished: list[int] = []
-    options = FineTuneSteps(12, 3, 0.05, ordinary_weight=0.1)
+    options = FineTuneSteps(16, 3, 0.05, kl_weight=0.01)
     tuned = fine_tune(model, start, lesson, metrics_of(start), score, options, finished.append)
-    assert surprise(model, tuned) < surprise(model, start) - 0.1
-    assert (sum(finished), tuned.base_hash) == (12, "abc")
+    assert outside(model, tuned, lesson) < 0.5 * outside(model, start, lesson)
+    assert (sum(finished), tuned.base_hash) == (16, "abc")
     assert {n: f.a.shape for n, f in tuned.factors.items()} == {n: f.a.shape for n, f in start.factors.items()}
-    assert torch.equal(own_logits(model, PROMPTS[0]), before)
+    assert torch.equal(own_logits(model, PROMPTS[0].ids), before)
     assert not any(p.requires_grad for p in model.parameters())
+
+
+def test_inside_the_bounds_only_the_kl_counts_and_falls() -> None:
+    model = tiny_model("llama")
+    start, lesson = random_patch(model), lesson_for(model, upper=1e3, lower=-1e3)
+    assert outside(model, start, lesson) == 0
+    tuned = fine_tune(model, start, lesson, metrics_of(start), score, FineTuneSteps(16, 3, 0.1, kl_weight=1.0))
+    assert divergence(model, tuned) < 0.5 * divergence(model, start)
 
 
 def test_the_same_seed_gives_the_same_patch() -> None:
     model = tiny_model("llama")
     start, lesson = random_patch(model), lesson_for(model)
     first, second = (
-        fine_tune(model, start, lesson, metrics_of(start), score, FineTuneSteps(2, 2, 0.02)) for _ in range(2)
+        fine_tune(model, start, lesson, metrics_of(start), score, FineTuneSteps(2, 2, 0.02, 1.0)) for _ in range(2)
     )
     assert all(torch.equal(f.b, second.factors[n].b) for n, f in first.factors.items())
 
@@ -106,12 +134,12 @@ def test_the_same_seed_gives_the_same_patch() -> None:
 def test_an_error_in_the_middle_leaves_the_model_as_it_came() -> None:
     model = tiny_model("llama")
     start, lesson = random_patch(model), lesson_for(model)
-    before = own_logits(model, PROMPTS[0])
+    before = own_logits(model, PROMPTS[0].ids)
 
     def broken(_logits: Tensor, _paths: object) -> Tensor:
         raise RuntimeError("no score")
 
     with pytest.raises(RuntimeError, match="no score"):
-        fine_tune(model, start, lesson, metrics_of(start), broken, FineTuneSteps(2, 2, 0.02))
-    assert torch.equal(own_logits(model, PROMPTS[0]), before)
+        fine_tune(model, start, lesson, metrics_of(start), broken, FineTuneSteps(2, 2, 0.02, 1.0))
+    assert torch.equal(own_logits(model, PROMPTS[0].ids), before)
     assert not any(p.requires_grad for p in model.parameters())

@@ -16,7 +16,7 @@ from tiny_models import own_logits, tiny_model
 
 from unflinch.errors import ModelError
 from unflinch.models import demo_model
-from unflinch.models.demo_model import DEMO, WheelModel, wheel_model_folder
+from unflinch.models.demo_model import DEMO, DEMO_LARGE, WheelModel, wheel_model_folder
 from unflinch.models.gguf_file import cache_folder
 from unflinch.models.load import load_model
 
@@ -121,7 +121,8 @@ def test_a_cache_that_cannot_be_made_is_a_model_error(
         wheel_model_folder(wheel_model)
 
 
-def test_the_packages_of_the_demo_are_those_of_its_extra() -> None:
+@pytest.mark.parametrize("model", [DEMO, DEMO_LARGE])
+def test_the_packages_of_a_demo_are_those_of_its_extra(model: WheelModel) -> None:
     pyproject = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
-    extra = pyproject["project"]["optional-dependencies"][DEMO.extra]
-    assert [line.partition("==")[0] for line in extra] == list(DEMO.distributions)
+    extra = pyproject["project"]["optional-dependencies"][model.extra]
+    assert [line.partition("==")[0] for line in extra] == list(model.distributions)

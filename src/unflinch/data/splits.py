@@ -77,6 +77,7 @@ def split_prompts(
     guard: Sequence[Prompt],
     ordinary: Sequence[Prompt],
     shares: tuple[float, float, float] = (0.4, 0.2, 0.4),
+    guard_shares: tuple[float, float, float] | None = None,
 ) -> Splits:
     """Return every prompt in exactly one of fit, select and test.
 
@@ -90,13 +91,15 @@ def split_prompts(
         guard: the always-on part of the keeps.
         ordinary: prompts whose answers must not change.
         shares: expected shares of fit, select and test; each >= 0, their sum 1.
+        guard_shares: the same for the guard, if it is divided otherwise.
 
     Raises:
         ConfigError: if the shares are negative or do not sum to 1.
     """
     if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-9:
         raise ConfigError(f"split shares {shares}; expected three that sum to 1, such as (0.4, 0.2, 0.4)")
-    parts = [_by_part(prompts, shares) for prompts in (targets, keep, guard, ordinary)]
+    divided = ((targets, shares), (keep, shares), (guard, guard_shares or shares), (ordinary, shares))
+    parts = [_by_part(prompts, own) for prompts, own in divided]
 
     def take(part: Part) -> tuple[tuple[Prompt, ...], ...]:
         return tuple(tuple(by_part[part]) for by_part in parts)
@@ -147,7 +150,9 @@ def normalise_text(text: str) -> str:
     return " ".join("".join(map(_word_character, folded)).split()) or folded.strip()
 
 
-def sample_prompts(prompts: Sequence[Prompt], n: int, seed: int) -> tuple[Prompt, ...]:
+def sample_prompts(
+    prompts: Iterable[Prompt], n: int, seed: int, priority: Callable[[Prompt], int] = lambda _: 0
+) -> tuple[Prompt, ...]:
     """Return at most `n` of the prompts, spread over categories and, inside each, over languages.
 
     Round-robin over categories; inside a category one prompt of each language, then the languages in proportion;
@@ -158,12 +163,21 @@ def sample_prompts(prompts: Sequence[Prompt], n: int, seed: int) -> tuple[Prompt
         prompts: the prompts to choose from.
         n: how many, at least 0.
         seed: another seed gives another sample.
+        priority: prompts with the smallest value are all taken, spread like that, before any with the next.
 
     Raises:
         ConfigError: if `n` is negative.
     """
     if n < 0:
         raise ConfigError(f"a sample of {n} prompts; expected 0 or more")
+    classes: defaultdict[int, list[Prompt]] = defaultdict(list)
+    for prompt in prompts:
+        classes[priority(prompt)].append(prompt)
+    return tuple(prompt for place in sorted(classes) for prompt in _spread(classes[place], seed))[:n]
+
+
+def _spread(prompts: Sequence[Prompt], seed: int) -> list[Prompt]:
+    """Return the prompts so that every beginning is spread over categories and languages."""
 
     def rank(prompt: Prompt) -> tuple[str, str]:
         return _digest(str(seed), prompt.key), prompt.contrast_of or ""
@@ -172,7 +186,7 @@ def sample_prompts(prompts: Sequence[Prompt], n: int, seed: int) -> tuple[Prompt
         _in_proportion([sorted(spoken, key=rank) for spoken in _groups(group, attrgetter("language"), seed)])
         for group in _groups(prompts, attrgetter("category"), seed)
     ]
-    return tuple(_interleave(strata)[:n])
+    return _interleave(strata)
 
 
 def _groups(prompts: Iterable[Prompt], label: Callable[[Prompt], str], seed: int) -> list[list[Prompt]]:

@@ -13,12 +13,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from scipy.optimize import minimize
 from torch import Tensor
 
 from unflinch.artifacts import LowRankFactors, ModuleMetric, PromptGradients
 from unflinch.edit.low_rank import from_whitened, truncated, whiten
+
+_GRAM_ROWS = 512
+"""Prompts whose products with all others are held at once."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,14 @@ class ScoreBounds:
 
     lower: Float[Tensor, " prompts"]
     upper: Float[Tensor, " prompts"]
+
+    def finite(self) -> Bool[Tensor, " prompts"]:
+        """Return which scores are bounded at all."""
+        return self.lower.isfinite() | self.upper.isfinite()
+
+    def rows(self, chosen: Bool[Tensor, " prompts"]) -> ScoreBounds:
+        """Return the bounds of some prompts."""
+        return ScoreBounds(self.lower[chosen], self.upper[chosen])
 
 
 def whitened_gradients(gradients: PromptGradients, metrics: Mapping[str, ModuleMetric]) -> PromptGradients:
@@ -44,11 +55,12 @@ def gram_matrix(left: PromptGradients, right: PromptGradients) -> Float[Tensor, 
     With rank-one terms, <g xᵀ, h yᵀ> = (g·h)(x·y): no weight-sized matrix is formed.
     """
     total = torch.zeros(len(left.scores), len(right.scores), dtype=torch.float64)
-    for name, x in left.inputs.items():
-        y = right.inputs[name]
-        g, h = left.outputs[name], right.outputs[name]
-        product = (x.flatten(0, 1) @ y.flatten(0, 1).T) * (g.flatten(0, 1) @ h.flatten(0, 1).T)
-        total += product.reshape(len(x), x.shape[1], len(y), y.shape[1]).double().sum((1, 3))
+    for rows in torch.arange(len(total)).split(_GRAM_ROWS):
+        for name, every_x in left.inputs.items():
+            x, g = every_x[rows], left.outputs[name][rows]
+            y, h = right.inputs[name], right.outputs[name]
+            product = (x.flatten(0, 1) @ y.flatten(0, 1).T) * (g.flatten(0, 1) @ h.flatten(0, 1).T)
+            total[rows] += product.reshape(len(x), x.shape[1], len(y), y.shape[1]).double().sum((1, 3))
     return total
 
 

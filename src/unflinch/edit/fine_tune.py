@@ -1,7 +1,9 @@
-"""Fast ablative fine-tuning: a few steps on the model's own answers, in coordinates where length is KL.
+"""Fast ablative fine-tuning: a few steps that lower the KL and keep every score in its bounds.
 
-The factors of every module are moved as dW = L_S⁻ᵀ B' A' L_C⁻¹. There the squared Frobenius norm is about twice the KL,
-so that Adam on (A', B') is nearly a natural-gradient step.
+The closed form knows the KL to second order and the scores to first. Here both are exact: the factors of every module
+are moved as dW = L_S⁻ᵀ B' A' L_C⁻¹, down the measured KL on ordinary prompts and back inside the bounds of refusal
+scores. In these coordinates the squared Frobenius norm is about twice the KL, so that Adam on (A', B') is nearly a
+natural-gradient step.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from unflinch.artifacts import ModuleMetric, Patch
+from unflinch.edit.closed_form import ScoreBounds
 from unflinch.edit.low_rank import from_whitened, to_whitened
 from unflinch.metrics.kl import kl_divergence
 from unflinch.metrics.refusal_score import Decision
@@ -25,22 +28,15 @@ Score = Callable[[Tensor, Sequence[Ids]], Tensor]
 
 
 @dataclass(frozen=True)
-class OwnAnswer:
-    """A harmless prompt with the answer that the patched model itself gave to it."""
-
-    prompt: tuple[int, ...]
-    answer: tuple[int, ...]
-
-
-@dataclass(frozen=True)
 class Lesson:
     """What is learnt, and what must hold meanwhile."""
 
-    answers: Sequence[OwnAnswer]
-    """All with the same number of answer tokens."""
-    keeps: Sequence[Decision]
-    keep_floor: Float[Tensor, " keeps"]
-    """Refusal scores that keeps must not fall below."""
+    decisions: Sequence[Decision]
+    """Targets and then keeps."""
+    targets: int
+    """How many of the decisions are targets."""
+    bounds: ScoreBounds
+    """Where their refusal scores belong."""
     ordinary: Sequence[Ids]
     ordinary_base: Float[Tensor, "ordinary scored width"]
     """The base model's final states at the scored positions of the ordinary prompts."""
@@ -52,11 +48,10 @@ class FineTuneSteps:
 
     steps: int
     batch_size: int
+    """Targets, keeps and ordinary prompts a step: as many of each."""
     learning_rate: float
-    ordinary_weight: float = 20.0
-    """Of the KL on ordinary prompts against the loss on own answers."""
-    keep_weight: float = 2.0
-    """Of the shortfall of keeps below their floor."""
+    kl_weight: float
+    """Of the KL on ordinary prompts, in nats, against the mean distance of scores outside their bounds, in logits."""
     seed: int = 0
 
 
@@ -69,18 +64,18 @@ def fine_tune(
     options: FineTuneSteps,
     advance: Callable[[int], None] | None = None,
 ) -> Patch:
-    """Return the patch after a few steps towards the model's own answers.
+    """Return the patch after a few steps towards less KL inside the bounds.
 
-    Formula: minimise mean(-log p(own answer)) + w_o KL(base || patched) on ordinary prompts
-    + w_k mean(max(0, floor - refusal score)) on keeps, by Adam on whitened factors with a decaying step.
+    Formula: minimise w KL(base || patched) on ordinary prompts + mean(max(0, lower - s, s - upper)) of the refusal
+    scores s, by Adam on whitened factors with a decaying step.
 
     Args:
         model: the base model; it leaves as it came.
         start: the patch to begin with.
-        lesson: own answers, keeps with their floors, ordinary prompts.
+        lesson: prompts with the bounds of their scores, ordinary prompts.
         metrics: of the patched modules.
         score: refusal scores of logits `(prompts, scored, vocab)` and paths, as `RefusalOpenings.decision_scores`.
-        options: steps, batch, learning rate, weights.
+        options: steps, batch, learning rate, weight.
         advance: called after each step.
     """
     names = list(metrics)
@@ -98,8 +93,9 @@ def fine_tune(
         for step in range(options.steps):
             for group in optimiser.param_groups:
                 group["lr"] = options.learning_rate * size * (1 - step / options.steps)
-            loss = _loss(model, lesson, next(batches), score, options)
-            loss.backward()
+            bounded, ordinary = next(batches)
+            _outside(model, lesson, bounded, score).mean().backward()
+            (options.kl_weight * _kl(model, lesson, ordinary)).backward()
             _pull_back(factors, parameters, metrics)
             optimiser.step()
             optimiser.zero_grad()
@@ -109,50 +105,40 @@ def fine_tune(
         return live.snapshot(start.base_hash)
 
 
-def _loss(
-    model: PreTrainedModel,
-    lesson: Lesson,
-    rows: tuple[list[int], list[int], list[int]],
-    score: Score,
-    options: FineTuneSteps,
-) -> Tensor:
-    answers = [lesson.answers[i] for i in rows[0]]
-    length = len(answers[0].answer)
-    hidden = scored_hidden(model, [(*a.prompt, *a.answer[:-1]) for a in answers], length)
-    labels = torch.tensor([a.answer for a in answers], device=hidden.device)
-    logits = logits_from_hidden(model, hidden)
-    own = nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
-    short = (lesson.keep_floor[rows[1]].to(hidden.device) - _scores(model, lesson, rows[1], score)).clamp(min=0).mean()
-    base = lesson.ordinary_base[rows[2]]
-    ordinary = scored_hidden(model, [lesson.ordinary[i] for i in rows[2]], base.shape[1])
-    kl = kl_divergence(logits_from_hidden(model, base), logits_from_hidden(model, ordinary)).mean()
-    return own + options.keep_weight * short + options.ordinary_weight * kl
+def _outside(model: PreTrainedModel, lesson: Lesson, rows: Sequence[int], score: Score) -> Tensor:
+    """Return how far outside its bounds the score of every prompt is, in logits."""
+    decisions = [lesson.decisions[row] for row in rows]
+    lengths = [max(1, len(decision.path)) for decision in decisions]
+    hidden = scored_hidden(model, [decision.ids for decision in decisions], max(lengths), lengths=lengths)
+    scores = score(logits_from_hidden(model, hidden), [decision.path for decision in decisions])
+    lower, upper = (bound[list(rows)].to(scores) for bound in (lesson.bounds.lower, lesson.bounds.upper))
+    return torch.maximum(lower - scores, scores - upper).clamp(min=0)
 
 
-def _scores(model: PreTrainedModel, lesson: Lesson, rows: Sequence[int], score: Score) -> Tensor:
-    keeps = [lesson.keeps[row] for row in rows]
-    lengths = [max(1, len(keep.path)) for keep in keeps]
-    hidden = scored_hidden(model, [keep.ids for keep in keeps], max(lengths), lengths=lengths)
-    return score(logits_from_hidden(model, hidden), [keep.path for keep in keeps])
+def _kl(model: PreTrainedModel, lesson: Lesson, rows: Sequence[int]) -> Tensor:
+    """Return the mean KL(base || patched) over the scored positions of ordinary prompts, in nats."""
+    base = lesson.ordinary_base[list(rows)]
+    hidden = scored_hidden(model, [lesson.ordinary[row] for row in rows], base.shape[1])
+    return kl_divergence(logits_from_hidden(model, base), logits_from_hidden(model, hidden)).mean()
 
 
-class _Batches(Iterator[tuple[list[int], list[int], list[int]]]):
-    """Endless batches of row numbers: own answers, keeps (twice as many), ordinary prompts."""
+class _Batches(Iterator[tuple[list[int], list[int]]]):
+    """Endless batches of row numbers: targets and as many keeps, and as many ordinary prompts."""
 
     def __init__(self, lesson: Lesson, options: FineTuneSteps) -> None:
         generator = torch.Generator().manual_seed(options.seed)
-        sizes = (len(lesson.answers), len(lesson.keeps), len(lesson.ordinary))
-        counts = (options.batch_size, 2 * options.batch_size, max(1, options.batch_size // 2))
-        self._streams = [(_endless(n, generator), min(n, k)) for n, k in zip(sizes, counts, strict=True)]
+        count, size = len(lesson.decisions), options.batch_size
+        ranges = (range(lesson.targets), range(lesson.targets, count), range(len(lesson.ordinary)))
+        self._streams = [(_endless(rows, generator), min(len(rows), size)) for rows in ranges]
 
-    def __next__(self) -> tuple[list[int], list[int], list[int]]:
-        answers, keeps, ordinary = ([next(stream) for _ in range(count)] for stream, count in self._streams)
-        return answers, keeps, ordinary
+    def __next__(self) -> tuple[list[int], list[int]]:
+        targets, keeps, ordinary = ([next(stream) for _ in range(count)] for stream, count in self._streams)
+        return targets + keeps, ordinary
 
 
-def _endless(n: int, generator: torch.Generator) -> Iterator[int]:
+def _endless(rows: range, generator: torch.Generator) -> Iterator[int]:
     while True:
-        yield from torch.randperm(n, generator=generator).tolist()
+        yield from (rows[place] for place in torch.randperm(len(rows), generator=generator).tolist())
 
 
 @torch.no_grad()

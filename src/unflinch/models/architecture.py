@@ -22,7 +22,7 @@ class Architecture:
     layers: str
     """Path of the decoder layers' `ModuleList`."""
     writers: tuple[str, ...]
-    """Linear modules of a layer that write into the residual stream."""
+    """Linear modules of a layer that write into the residual stream, that of the feed-forward block last."""
     readers: tuple[str, ...]
     """Linear modules of a layer that read the residual stream."""
     residual_norms: tuple[str, ...] = ()

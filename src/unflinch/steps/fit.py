@@ -1,4 +1,4 @@
-"""Step 3: the patch. Closed form, KL-constrained rounds, fine-tuning on the model's own answers, strength.
+"""Step 3: the patch. Closed form, KL-constrained rounds, fine-tuning down the measured KL, strength.
 
 Every stage is measured on `select` prompts and rolled back if it did not help. What comes out is the patch that trades
 false refusals left against right ones lost best, within the guard, keep and KL budgets (`steps.select_panel`).
@@ -6,7 +6,7 @@ false refusals left against right ones lost best, within the guard, keep and KL 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,7 +16,6 @@ from torch import Tensor
 
 from unflinch.activations.gradients import fisher_metrics, refusal_gradients
 from unflinch.artifacts import FittedStage, ModuleMetric, Patch
-from unflinch.data.prompts import Prompt
 from unflinch.edit.closed_form import (
     ScoreBounds,
     closed_form_update,
@@ -24,7 +23,7 @@ from unflinch.edit.closed_form import (
     solve_multipliers,
     whitened_gradients,
 )
-from unflinch.edit.fine_tune import FineTuneSteps, Lesson, OwnAnswer, fine_tune
+from unflinch.edit.fine_tune import FineTuneSteps, Lesson, fine_tune
 from unflinch.edit.low_rank import added, scaled
 from unflinch.metrics.refusal_score import Decision
 from unflinch.models.chat import encode
@@ -38,8 +37,6 @@ from unflinch.steps.decisions import decisions
 from unflinch.steps.progress import Progress, counter
 from unflinch.steps.scan import Scan
 from unflinch.steps.select_panel import SelectPanel, choose_strength
-from unflinch.validate.judges import RuleJudge
-from unflinch.validate.refusal_rate import ask
 
 Ids = tuple[int, ...]
 Checkpoint = Callable[[str, Callable[[], FittedStage]], FittedStage]
@@ -62,6 +59,8 @@ class FitInputs:
     margins: Tensor
     """Per keep, how far its refusal score must stay above the base model's."""
     ordinary: Sequence[Sequence[int]]
+    unasked: Tensor
+    """Per target and then keep, whether only its score can tell if the base model refuses it."""
     base_scores: Tensor | None = None
     """Refusal scores of the base model, of targets and then of keeps; None until the first round has found them."""
 
@@ -75,6 +74,7 @@ class FitInputs:
             targets=[self.targets[row] for row in rows if row < count],
             keeps=[self.keeps[row] for row in kept],
             margins=self.margins[kept],
+            unasked=self.unasked[rows],
             base_scores=first.scores[rows],
         )
 
@@ -94,10 +94,12 @@ def prepare_fit(
     """Return the edited modules with what changing them costs, and the prompts that bound the update.
 
     Keeps that the base model answers are left out: they bound nothing. All guard prompts stay, those of `select` too:
-    no choice needs them, and every bound makes the guard stronger.
+    no choice needs them, and every bound makes the guard stronger. Prompts that were not asked come along: the first
+    round drops those that the base model does not refuse, by their score.
     """
     architecture = loaded.architecture
-    modules = [f"{architecture.layers}.{layer}.{w}" for layer in scan.subspace.layers for w in architecture.writers]
+    writers = architecture.writers[-1:] if options.writers == "feed_forward" else architecture.writers
+    modules = [f"{architecture.layers}.{layer}.{writer}" for layer in scan.subspace.layers for writer in writers]
     ordinary = ordinary_sequences(loaded, baseline.fit, options.answer_tokens)
     metrics = fisher_metrics(
         loaded.model,
@@ -110,15 +112,22 @@ def prepare_fit(
         seed=options.seed,
         advance=counter(progress, "fit: what a change costs", len(ordinary)),
     )
-    targets, keeps = baseline.fit.refused("targets"), baseline.fit.refused("keep")
-    guards = baseline.fit.guard + baseline.select.guard
+    fit = baseline.fit
+    targets, keeps, guards = fit.refused("targets"), fit.refused("keep"), fit.guard + baseline.select.guard
     found = decisions(loaded.tokenizer, [*targets, *keeps, *guards], scan.openings)
+    more_targets, more_keeps = (
+        [Decision(tuple(encode(loaded.tokenizer, prompt)), ()) for prompt in prompts]
+        for prompts in (fit.unasked_targets, fit.unasked_keep)
+    )
+    counts = (len(targets), len(more_targets), len(keeps) + len(guards), len(more_keeps))
+    margins = [options.keep_margin] * len(keeps) + [options.guard_margin] * len(guards)
     return FitInputs(
         metrics,
-        found[: len(targets)],
-        found[len(targets) :],
-        torch.tensor([options.keep_margin] * len(keeps) + [options.guard_margin] * len(guards)),
+        found[: len(targets)] + more_targets,
+        found[len(targets) :] + more_keeps,
+        torch.tensor(margins + [options.keep_margin] * len(more_keeps)),
         ordinary,
+        torch.tensor([False, True, False, True]).repeat_interleave(torch.tensor(counts)),
     )
 
 
@@ -140,68 +149,73 @@ def closed_form_round(
         options: goals and margins.
         advance: called with the number of finished prompts.
     """
-    prompts, score = inputs.targets + inputs.keeps, scan.openings.decision_scores
+    prompts, score_of = inputs.targets + inputs.keeps, scan.openings.decision_scores
     with attached(loaded.model, start) if start else nullcontext():
         found = refusal_gradients(
-            loaded.model, loaded.architecture, list(inputs.metrics), prompts, score, advance=advance
+            loaded.model, loaded.architecture, list(inputs.metrics), prompts, score_of, advance=advance
         )
-    count = len(inputs.targets)
-    upper = torch.full((len(prompts),), torch.inf)
-    upper[:count] = (found.scores[:count] - options.largest_drop).clamp(min=options.goal)
-    lower = torch.full((len(prompts),), -torch.inf)
-    base = found.scores if inputs.base_scores is None else inputs.base_scores
-    lower[count:] = base[count:] + inputs.margins
+    scores = found.scores
+    bounds = score_bounds(inputs, scores, options)
+    bounded = bounds.finite()
+    found, bounds = found.rows(bounded), bounds.rows(bounded)
     whitened = whitened_gradients(found, inputs.metrics)
     gram = gram_matrix(whitened, whitened)
-    stiffness = torch.full((len(prompts),), _STIFFNESS)
-    multipliers = solve_multipliers(gram, found.scores, ScoreBounds(lower, upper), stiffness)
+    multipliers = solve_multipliers(gram, found.scores, bounds, torch.full((len(found.scores),), _STIFFNESS))
     after = (found.scores - gram @ multipliers).float()
     update = closed_form_update(whitened, multipliers, inputs.metrics, 2 * options.rank)
     parts = [start.factors, update] if start else [update]
     patch = Patch(added(parts, inputs.metrics, options.rank), loaded.base_hash)
-    return FittedStage(patch, found.scores, torch.minimum(after - lower, upper - after))
+    slack = torch.full((len(prompts),), torch.inf)
+    slack[bounded] = torch.minimum(after - bounds.lower, bounds.upper - after)
+    return FittedStage(patch, scores, slack)
 
 
-def own_answers(
-    loaded: LoadedModel, prompts: Sequence[Prompt], patch: Patch, tokens: int, advance: Callable[[int], None]
-) -> list[OwnAnswer]:
-    """Return those of the prompts that the patched model answers, with the first `tokens` tokens of its own answers."""
-    with attached(loaded.model, patch):
-        answers = ask(loaded.model, loaded.tokenizer, prompts, RuleJudge(), tokens, advance=advance)
-    return [
-        OwnAnswer(encode(loaded.tokenizer, p), a.tokens)
-        for p, a in zip(prompts, answers, strict=True)
-        if a.judgement.label == "answers" and len(a.tokens) == tokens
-    ]
+def score_bounds(inputs: FitInputs, scores: Tensor, options: FitOptions) -> ScoreBounds:
+    """Return where refusal scores should end: targets below the goal, keeps above the base model's by their margin.
+
+    A prompt that was not asked and whose score says that the base model does not refuse it stays free.
+
+    Args:
+        inputs: what bounds the update.
+        scores: where they are now, of targets and then of keeps.
+        options: goal and largest drop.
+    """
+    count = len(inputs.targets)
+    base = scores if inputs.base_scores is None else inputs.base_scores
+    upper, lower = torch.full_like(scores, torch.inf), torch.full_like(scores, -torch.inf)
+    upper[:count] = (scores[:count] - options.largest_drop).clamp(min=options.goal)
+    lower[count:] = base[count:] + inputs.margins
+    free = inputs.unasked & (base <= 0)
+    upper[free], lower[free] = torch.inf, -torch.inf
+    return ScoreBounds(lower, upper)
 
 
 def fine_tuned(
-    loaded: LoadedModel,
-    inputs: FitInputs,
-    baseline: Baseline,
-    scan: Scan,
-    start: Patch,
-    options: FitOptions,
-    progress: Progress,
+    loaded: LoadedModel, inputs: FitInputs, scan: Scan, start: Patch, options: FitOptions, progress: Progress
 ) -> FittedStage:
-    """Return the patch after a few steps on the model's own answers; `start` itself where it answers too little."""
-    if not options.fine_tune_steps:
-        return FittedStage(start)
-    prompts = [a.prompt for a in baseline.fit.refused("targets")][: 2 * options.fine_tune_steps * options.batch_size]
-    advance = counter(progress, "fit: the model's own answers", len(prompts))
-    answers = own_answers(loaded, prompts, start, 2 * options.answer_tokens, advance)
-    if not answers:
-        return FittedStage(start)
+    """Return the patch after a few steps down the KL on ordinary prompts, the scores kept in their bounds."""
     assert inputs.base_scores is not None
-    floor = inputs.base_scores[len(inputs.targets) :] + inputs.margins
     with torch.inference_mode():
         base = scored_hidden(loaded.model, inputs.ordinary, options.answer_tokens)
-    lesson = Lesson(answers, inputs.keeps, floor, inputs.ordinary, base.clone())
-    steps = FineTuneSteps(options.fine_tune_steps, options.batch_size, options.learning_rate, seed=options.seed)
-    advance = counter(progress, "fit: fine-tuning", steps.steps)
-    return FittedStage(
-        fine_tune(loaded.model, start, lesson, inputs.metrics, scan.openings.decision_scores, steps, advance)
+    lesson = Lesson(
+        inputs.targets + inputs.keeps,
+        len(inputs.targets),
+        score_bounds(inputs, torch.zeros_like(inputs.base_scores), options),
+        inputs.ordinary,
+        base.clone(),
     )
+    steps = FineTuneSteps(
+        options.fine_tune_steps, options.batch_size, options.learning_rate, options.kl_weight, options.seed
+    )
+    advance = counter(progress, "fit: fine-tuning", steps.steps)
+    score = scan.openings.decision_scores
+    return FittedStage(fine_tune(loaded.model, start, lesson, inputs.metrics, score, steps, advance))
+
+
+def averaged(first: Patch, second: Patch, metrics: Mapping[str, ModuleMetric], rank: int) -> Patch:
+    """Return the patch half-way between two: what both have learnt carries over best, see LOG."""
+    halves = [scaled(patch.factors, 0.5) for patch in (first, second)]
+    return Patch(added(halves, metrics, rank), first.base_hash)
 
 
 def fit_patch(
@@ -228,13 +242,16 @@ def fit_patch(
     for number in range(options.rounds):
         name = "closed_form" if number == 0 else f"constrained_{number}"
         advance = counter(progress, f"fit: {name.replace('_', ' ')}", len(inputs.targets) + len(inputs.keeps))
-        found = checkpoint(name, partial(closed_form_round, loaded, inputs, scan, stages.best, options, advance))
+        found = checkpoint(name, partial(closed_form_round, loaded, inputs, scan, stages.whole, options, advance))
         stages.compare(name, found.patch)
         if number == 0:
             inputs = inputs.near_bounds(found)
-    assert stages.best is not None
-    work = partial(fine_tuned, loaded, inputs, baseline, scan, stages.best, options, progress)
-    stages.compare("fine_tune", checkpoint("fine_tune", work).patch)
+    assert stages.best is not None and stages.whole is not None
+    if options.fine_tune_steps:
+        start = stages.whole
+        tuned = checkpoint("fine_tune", partial(fine_tuned, loaded, inputs, scan, start, options, progress)).patch
+        stages.compare("fine_tune", tuned)
+        stages.compare("averaged", averaged(start, tuned, inputs.metrics, options.rank))
     best, advance = stages.best, counter(progress, "fit: strength, by judged answers", panel.most_answers)
     with attached(loaded.model, best) as live:
         strength, stage = choose_strength(panel, live, stages.start, options, advance)
@@ -252,7 +269,10 @@ class Stages:
         """Start with the base model, which `panel` compares with."""
         self._loaded, self._panel, self._options = loaded, panel, options
         self.table = [panel.untouched()]
+        self.whole: Patch | None = None
+        """The best stage's patch as it was fitted: the next stage goes on from there."""
         self.best: Patch | None = None
+        """The same, turned down to the KL budget."""
         self.start = 1.0
         """Strength of the best stage that does best by first tokens."""
         self._shortfall = float("inf")
@@ -265,5 +285,6 @@ class Stages:
         note = f"{found.stage.note}; rolled back, no better" if worse else found.stage.note
         self.table.append(replace(found.stage, note=note))
         if not worse:
+            self.whole = patch
             self.best = Patch(scaled(patch.factors, found.strength), patch.base_hash)
             self.start, self._shortfall = found.best, found.shortfall

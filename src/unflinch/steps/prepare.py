@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TypeVar
 
-from unflinch.data.prompts import Prompt, bundled, guard_prompts, load_prompts
+from unflinch.data.prompts import bundled, guard_prompts, load_prompts
 from unflinch.data.splits import PromptSets, Splits, check_targets, sample_prompts, split_prompts
 from unflinch.errors import PromptSetError
 from unflinch.options import PromptOptions
 
 Sets = TypeVar("Sets", bound=PromptSets)
+
+_GUARD_SHARES = (0.35, 0.2, 0.45)
+"""Of fit, select and test: half of the guard bounds the fit as well as all of it, and a lost one must be seen."""
 
 
 def load_splits(options: PromptOptions) -> Splits:
@@ -28,28 +31,41 @@ def load_splits(options: PromptOptions) -> Splits:
     wanted = {p.key for p in targets} | {p.key for p in keep} | {p.key for p in guard}
     ordinary = tuple(p for p in ordinary if p.key not in wanted)
     shares = (options.fit_share, options.select_share, 1 - options.fit_share - options.select_share)
-    splits = split_prompts(targets, keep, guard, ordinary, shares)
+    splits = split_prompts(targets, keep, guard, ordinary, shares, _GUARD_SHARES)
     limited = Splits(
-        _limited(splits.fit, options, options.max_targets_fit, options.max_keep_fit, options.max_ordinary_fit),
-        _limited(
-            splits.select, options, options.max_targets_select, options.max_keep_select, options.max_ordinary_select
-        ),
-        _limited(splits.test, options, options.max_targets_test, options.max_keep_test, options.max_ordinary_test),
+        _limited(splits.fit, options, "fit", pairs=True),
+        _limited(splits.select, options, "select"),
+        _limited(splits.test, options, "test"),
     )
     _check_not_empty(limited, len(targets))
     return limited
 
 
-def _limited(sets: Sets, options: PromptOptions, targets: int, keep: int, ordinary: int) -> Sets:
-    def sample(prompts: tuple[Prompt, ...], n: int) -> tuple[Prompt, ...]:
-        return sample_prompts(prompts, n, options.seed)
+def _limited(sets: Sets, options: PromptOptions, part: str, pairs: bool = False) -> Sets:
+    """Return as many prompts as the options allow, those first that models often refuse.
 
-    return replace(
-        sets,
-        targets=sample(sets.targets, targets),
-        keep=sample(sets.keep, keep),
-        ordinary=sample(sets.ordinary, ordinary),
+    With `pairs`, targets with an often refused harmful twin come before the others, and these twins before other keeps,
+    in the order of their targets: pairs teach more than as many single prompts (see LOG). What is measured takes no
+    notice of twins.
+    """
+    most = {kind: getattr(options, f"max_{kind}_{part}") for kind in ("targets", "keep", "ordinary")}
+    paired = {p.contrast_of for p in sets.keep if pairs and p.often_refused}
+    targets = sample_prompts(
+        sets.targets,
+        most["targets"],
+        options.seed,
+        lambda p: 2 * (not p.often_refused) + (pairs and p.text not in paired),
     )
+    chosen = {p.text: place for place, p in enumerate(targets) if pairs}
+    keep = sample_prompts(
+        sets.keep,
+        most["keep"],
+        options.seed,
+        lambda p: 2 * (not p.often_refused) + (pairs and p.contrast_of not in chosen),
+    )
+    keep = tuple(sorted(keep, key=lambda p: chosen.get(p.contrast_of or "", len(chosen))))
+    ordinary = sample_prompts(sets.ordinary, most["ordinary"], options.seed)
+    return replace(sets, targets=targets, keep=keep, ordinary=ordinary)
 
 
 def _check_not_empty(splits: Splits, targets: int) -> None:

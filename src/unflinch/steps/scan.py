@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,10 +28,10 @@ from unflinch.steps.progress import Progress, counter
 from unflinch.subspace.difference_of_means import difference_of_means
 from unflinch.subspace.select import TwoGroups, select_subspace
 
-_MOST = {"targets": 160, "keep": 180, "guard": 60}
+_MOST = {"targets": 110, "keep": 110, "guard": 40}
 """Refused prompts of a split suffice to tell the two groups apart."""
-_ANSWERED = 120
-"""Answered targets suffice for the mean of states that do not refuse."""
+_ANSWERED = 80
+"""Answered prompts suffice for the mean of states that do not refuse."""
 _ABLATION_LAYERS = (0.42, 0.75)
 """Range of depth in which the single best refusal direction is looked for."""
 _ABLATION_PROMPTS = 24
@@ -74,10 +74,14 @@ def scan_model(loaded: LoadedModel, baseline: Baseline, options: ScanOptions, pr
         groups["fit"], groups["select"], twins(baseline.fit), options.rank, options.shrinkage
     )
     openings = model_openings(loaded, baseline.fit, options.decision_tokens, progress)
-    answered = baseline.fit.answered("targets")[:_ANSWERED] or baseline.fit.answered("ordinary")[:_ANSWERED]
+    answered = (baseline.fit.answered("targets") + baseline.fit.answered("ordinary"))[:_ANSWERED]
     answering = _states(loaded, answered, "scan: answered prompts", progress)
     directions = difference_of_means(groups["fit"].targets, answering)[:, 0]
-    layer = _strongest(loaded, directions, baseline.select.refused("targets"), openings, progress)
+    candidates = depth_range(loaded.depth, _ABLATION_LAYERS)
+    advance = counter(progress, "scan: directional ablation by layer", len(candidates))
+    layer = strongest_layer(
+        loaded, directions, candidates, baseline.select.refused("targets")[:_ABLATION_PROMPTS], openings, advance
+    )
     return Scan(subspace, tuple(table), directions[layer], layer, openings)
 
 
@@ -120,18 +124,32 @@ def _states(loaded: LoadedModel, asked: Sequence[Asked], what: str, progress: Pr
     return collect_activations(loaded.model, loaded.architecture, sequences, advance=advance).states
 
 
+def depth_range(depth: int, shares: tuple[float, float]) -> range:
+    """Return the layers between two shares of the depth, at least one."""
+    low, high = (round(share * depth) for share in shares)
+    return range(min(low, depth - 1), max(high, low + 1))
+
+
 @torch.inference_mode()
-def _strongest(
+def strongest_layer(
     loaded: LoadedModel,
     directions: Float[Tensor, "layers width"],
+    candidates: range,
     targets: Sequence[Asked],
     openings: RefusalOpenings,
-    progress: Progress,
+    advance: Callable[[int], None],
 ) -> int:
-    sequences = encode_all(loaded.tokenizer, [a.prompt for a in targets[:_ABLATION_PROMPTS]])
-    low, high = (round(share * loaded.depth) for share in _ABLATION_LAYERS)
-    candidates = range(min(low, loaded.depth - 1), max(high, low + 1))
-    advance = counter(progress, "scan: directional ablation by layer", len(candidates))
+    """Return the layer whose direction, removed from all residual writers, lowers the targets' mean score most.
+
+    Args:
+        loaded: the base model.
+        directions: one a layer.
+        candidates: layers that are tried.
+        targets: refused prompts.
+        openings: give the refusal score.
+        advance: called after each layer.
+    """
+    sequences = encode_all(loaded.tokenizer, [a.prompt for a in targets])
     scores = {}
     for layer in candidates:
         with ablated_direction(loaded.model, loaded.architecture, directions[layer].to(loaded.model.device)):

@@ -95,12 +95,14 @@ class Validation:
         counts["ordinary"] = len(self.ordinary.prompts)
         return counts
 
-    def after(self, change: Change, what: str) -> dict[PromptKind, list[Answered]]:
-        """Return the changed model's answers to every prompt that the base model refuses."""
+    def after(
+        self, change: Change, what: str, rewrite: Callable[[Prompt], Prompt] = lambda prompt: prompt
+    ) -> dict[PromptKind, list[Answered]]:
+        """Return the changed model's answers to every prompt that the base model refuses, asked as rewritten."""
         found = {}
         with change():
             for kind in KINDS:
-                prompts = self.refused[kind].prompts
+                prompts = [rewrite(prompt) for prompt in self.refused[kind].prompts]
                 found[kind] = self._ask(prompts, f"validate: {kind} prompts, {what}", self.options.answer_tokens)
         return found
 

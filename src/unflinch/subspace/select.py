@@ -19,10 +19,10 @@ from unflinch.subspace.principal_components import paired_principal_components
 from unflinch.subspace.tensor_decomposition import parafac_directions, tucker_directions
 from unflinch.subspace.whitened import whitened_direction
 
-EDITED_SHARE = 1 / 3
-"""Share of the layers that is edited, in one block."""
-TOLERANCE = 0.002
-"""Of blocks within this mean AUROC of the best one the earliest is edited: the same effect costs less KL there."""
+SEPARATING_SHARE = 1 / 3
+"""Share of the layers, in one block, in which the two groups are told apart best."""
+TOLERANCE = 0.005
+"""Of blocks within this mean AUROC of the best one the earliest counts: the same effect costs less KL there."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,9 @@ def select_subspace(
 ) -> tuple[RefusalSubspace, list[LayerSeparation]]:
     """Return the subspace with the best held-out separation and the whole table of separations.
 
-    The layers to edit are the block of `EDITED_SHARE` of the depth with the highest mean AUROC, a mean that varies less
-    from sample to sample than the AUROC of one layer; of nearly equal blocks the earliest.
+    The layers to edit are the first half of the block of `SEPARATING_SHARE` of the depth with the highest mean AUROC, a
+    mean that varies less from sample to sample than the AUROC of one layer; of nearly equal blocks the earliest. What
+    is written in the first half reaches the other, and carries over to prompts of another make better: see LOG.
 
     Args:
         fit: states that directions are computed from.
@@ -112,9 +113,9 @@ def select_subspace(
     best = max(table, key=lambda row: (row.auroc, -row.rank))
     depth = fit.targets.shape[1]
     by_layer = [max(scores[layer] for scores in tables.values()) for layer in range(depth)]
-    width = max(1, round(EDITED_SHARE * depth))
+    width = max(1, round(SEPARATING_SHARE * depth))
     means = [float(np.mean(by_layer[first : first + width])) for first in range(depth - width + 1)]
     first = next(first for first, mean in enumerate(means) if mean >= max(means) - TOLERANCE)
-    edited = tuple(range(first, first + width))
+    edited = tuple(range(first, first + (width + 1) // 2))
     subspace = RefusalSubspace(bases[best.method], best.method, best.layer, edited, best.auroc)
     return subspace, table

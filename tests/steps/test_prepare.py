@@ -1,0 +1,39 @@
+"""Limits of a run: breadth first, what models often refuse first, and in `fit` targets with their harmful twins."""
+
+from __future__ import annotations
+
+from unflinch.options import PromptOptions
+from unflinch.steps.prepare import load_splits
+
+LIMITS = {
+    f"max_{kind}_{part}": most
+    for kind, most in (("targets", 60), ("keep", 70), ("ordinary", 20))
+    for part in ("fit", "select", "test")
+}
+
+
+def test_limited_splits_hold_what_models_often_refuse_from_many_categories() -> None:
+    splits = load_splits(PromptOptions(**LIMITS))
+    for part in (splits.fit, splits.select, splits.test):
+        assert (len(part.targets), len(part.keep), len(part.ordinary)) == (60, 70, 20)
+        assert all(prompt.often_refused for prompt in (*part.targets, *part.keep))
+        assert len({prompt.category for prompt in part.targets}) >= 25
+        assert len({prompt.category for prompt in part.keep}) >= 15
+
+
+def test_in_fit_every_target_comes_with_its_harmful_twin_and_elsewhere_twins_do_not_count() -> None:
+    splits = load_splits(PromptOptions(**LIMITS))
+
+    def with_twin(part: str) -> int:
+        sets = getattr(splits, part)
+        return len({p.text for p in sets.targets} & {p.contrast_of for p in sets.keep})
+
+    assert with_twin("fit") == 60
+    assert with_twin("select") < 30
+    assert with_twin("test") < 30
+
+
+def test_the_guard_is_whole_whatever_the_limits() -> None:
+    limited, free = load_splits(PromptOptions(**LIMITS)), load_splits(PromptOptions())
+    for part in ("fit", "select", "test"):
+        assert getattr(limited, part).guard == getattr(free, part).guard
