@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results" / "demo.json"
-PUBLIC = ROOT / "benchmarks" / "results" / "public_sets.json"
+RESULTS = ROOT / "benchmarks" / "results"
 
 
-def table(results: dict[str, Any]) -> str:
+def run_table(results: dict[str, Any]) -> str:
     """Return the Markdown table of a run's headline figures."""
     targets, keep, guard = results["targets"], results["keep"], results["guard"]
     first, sequence = results["kl"]["first_token"], results["kl"]["sequence"]
@@ -48,8 +48,9 @@ def table(results: dict[str, Any]) -> str:
         ),
         ("size", f"{patch['parameters']:,} values, {100 * patch['share_of_weights']:.2f} % of the weights", "no patch"),
     ]
+    prompts = "all bundled" if results["settings"]["prompts"]["wide"] else "everyday"
     lines = [
-        f"Qwen2.5-Coder-0.5B-Instruct, bundled test prompts that the original refuses, a run of "
+        f"{results['model']['id']}, {prompts} test prompts that the original refuses, a run of "
         f"{results['seconds']['total'] / 60:.0f} minutes on 2 CPU cores:",
         "",
         "| | unflinch | directional ablation, same run |",
@@ -76,14 +77,40 @@ def public_table(public: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def updated(readme: str, results: dict[str, Any]) -> str:
-    """Return the README with the demo's table renewed."""
-    return _renewed(readme, "demo", table(results))
+def side_by_side_table(document: dict[str, Any]) -> str:
+    """Return the Markdown table of all methods where they leave the same share of false refusals."""
+    counts = document["prompts"]
+    lines = [
+        f"{counts['targets_refused']} false, {counts['keep_refused']} right refusals, {counts['guard_refused']} of "
+        f"the guard, {counts['ordinary']} ordinary prompts; each method where it leaves 10 % of the false refusals:",
+        "",
+        "| method | right refusals lost | guard lost | first-token KL | KL per token |",
+        "|---|---|---|---|---|",
+    ]
+    for method in document["methods"]:
+        if at := method["at_10_percent"]:
+            shares = " | ".join(f"{100 * at[name]:.0f} %" for name in ("keep_lost", "guard_lost"))
+            kls = " | ".join(f"{at[name]:.4f}" for name in ("kl_first_token_mean", "kl_sequence_mean"))
+            lines.append(f"| {method['name']} | {shares} | {kls} |")
+        elif method["name"] != "base":
+            lines.append(f"| {method['name']} | {method['reason']} | | | |")
+    return "\n".join(lines) + "\n"
 
 
-def public_updated(readme: str, public: dict[str, Any]) -> str:
-    """Return the README with the table of public sets renewed."""
-    return _renewed(readme, "public", public_table(public))
+TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
+    "demo": ("demo.json", run_table),
+    "full": ("full.json", run_table),
+    "public": ("public_sets.json", public_table),
+    "side by side": ("side_by_side.json", side_by_side_table),
+}
+"""Tables of the README: the file with their figures, and how it is shown."""
+
+
+def updated(readme: str) -> str:
+    """Return the README with every table renewed."""
+    for name, (file, shown) in TABLES.items():
+        readme = _renewed(readme, name, shown(json.loads((RESULTS / file).read_text(encoding="utf-8"))))
+    return readme
 
 
 def _renewed(readme: str, name: str, block: str) -> str:
@@ -95,5 +122,4 @@ def _renewed(readme: str, name: str, block: str) -> str:
 
 if __name__ == "__main__":
     path = ROOT / "README.md"
-    demo, public_sets = (json.loads(file.read_text(encoding="utf-8")) for file in (RESULTS, PUBLIC))
-    path.write_text(public_updated(updated(path.read_text(encoding="utf-8"), demo), public_sets), encoding="utf-8")
+    path.write_text(updated(path.read_text(encoding="utf-8")), encoding="utf-8")

@@ -106,20 +106,22 @@ _SECTIONS: dict[str, Any] = {
 DEMO_SETTINGS: dict[str, dict[str, Any]] = {
     "model": {"model": "demo"},
     "prompts": {
-        "max_targets_fit": 760,
-        "max_targets_select": 120,
-        "max_targets_test": 150,
-        "max_keep_fit": 800,
-        "max_keep_select": 130,
-        "max_keep_test": 200,
-        "max_ordinary_fit": 160,
-        "max_ordinary_select": 64,
-        "max_ordinary_test": 120,
+        "wide": False,
+        "max_targets_fit": 700,
+        "max_targets_select": 90,
+        "max_targets_test": 120,
+        "max_keep_fit": 740,
+        "max_keep_select": 100,
+        "max_keep_test": 160,
+        "max_ordinary_fit": 120,
+        "max_ordinary_select": 56,
+        "max_ordinary_test": 110,
     },
-    "fit": {"rounds": 1, "fine_tune_steps": 8, "batch_size": 24},
+    "scan": {"enough_refused": 90},
+    "fit": {"fine_tune_steps": 0},
     "validate": {"kl_tokens": 24, "answer_tokens": 24},
 }
-"""The demo: what a laptop CPU does in minutes. Fewer prompts, one linearisation, fewer steps."""
+"""The demo: what a laptop CPU does in minutes. Fewer prompts and none of the borderline ones, no fine-tuning."""
 
 DEMO_LARGE_SETTINGS: dict[str, dict[str, Any]] = {"model": {"model": "demo-large"}}
 """The large demo: a full run."""

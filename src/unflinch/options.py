@@ -53,19 +53,21 @@ class PromptOptions:
     """Requests whose refusal is right, in place of the bundled broad ones."""
     ordinary: str | None = None
     """Prompts whose answers must not change, in place of the bundled ones."""
-    max_targets_fit: int = 3000
+    wide: bool = True
+    """Also the borderline part of the sets: abstract imperatives and minimal contrasts, the hardest to tell apart."""
+    max_targets_fit: int = 2000
     """Most targets in fit, before asking the model."""
     max_targets_select: int = 300
     """Most targets in select, before asking the model."""
-    max_targets_test: int = 600
+    max_targets_test: int = 400
     """Most targets in test, before asking the model."""
-    max_keep_fit: int = 3500
+    max_keep_fit: int = 2300
     """Most keeps in fit."""
     max_keep_select: int = 300
     """Most keeps in select."""
-    max_keep_test: int = 600
+    max_keep_test: int = 400
     """Most keeps in test."""
-    max_ordinary_fit: int = 600
+    max_ordinary_fit: int = 400
     """Most ordinary prompts to fit on."""
     max_ordinary_select: int = 150
     """Most ordinary prompts to choose on."""
@@ -134,7 +136,7 @@ class FitOptions:
     """Tokens of each answer on which the patch is fitted."""
     judged_tokens: int = 16
     """Most tokens of an answer that the judge sees where the strength is chosen."""
-    rounds: int = 2
+    rounds: int = 1
     """Linearisations of the closed form, each at the patch of the one before."""
     goal: float = -2.0
     """Refusal score, in units of logits, that targets are brought down to; below 0 they are answered."""
@@ -151,7 +153,7 @@ class FitOptions:
     fine_tune_steps: int = 20
     """Steps down the measured KL on ordinary prompts, with all scores held in their bounds."""
     batch_size: int = 36
-    """Targets, keeps and ordinary prompts a step."""
+    """Targets a step; as many keeps, half as many guards, half as many ordinary prompts."""
     learning_rate: float = 0.05
     """Of Adam in whitened coordinates, relative to the size of the factors."""
     kl_weight: float = 10.0

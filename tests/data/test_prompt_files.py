@@ -34,9 +34,11 @@ def test_a_bare_text_line_is_a_prompt_without_category_and_language(tmp_path: Pa
 
 
 def test_all_fields_of_a_line_are_read_and_unknown_ones_ignored(tmp_path: Path) -> None:
-    known = {"text": "a", "category": "c", "language": "en", "system": "s", "contrast_of": "b", "often_refused": True}
+    known = {"text": "a", "category": "c", "language": "en", "system": "s", "contrast_of": "b"} | dict.fromkeys(
+        ("often_refused", "wide"), True
+    )
     line = {**known, "id": 7, "x": [1]}
-    assert load_prompts(write(tmp_path, json.dumps(line))) == (Prompt("a", "c", "en", "s", None, "b", True),)
+    assert load_prompts(write(tmp_path, json.dumps(line))) == (Prompt("a", "c", "en", "s", None, "b", True, True),)
 
 
 def test_blank_and_null_optional_fields_count_as_absent(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def lesson_for(model: PreTrainedModel, upper: float = -1.0, lower: float = 1.0) 
     bounds = ScoreBounds(
         torch.where(free, torch.tensor(lower), -torch.inf), torch.where(free, torch.inf, torch.tensor(upper))
     )
-    return Lesson([*PROMPTS, *KEEPS], len(PROMPTS), bounds, ORDINARY, base)
+    return Lesson([*PROMPTS, *KEEPS], bounds, range(len(PROMPTS)), [len(PROMPTS)], [len(PROMPTS) + 1], ORDINARY, base)
 
 
 def scores(model: PreTrainedModel, patch: Patch) -> list[float]:

@@ -23,7 +23,8 @@ SCORES = torch.tensor([3.0, 7.0, -0.5, 2.0, 1.0, -1.5])
 def inputs(**changes: Tensor) -> FitInputs:
     decisions = [Decision((1, 2, n), ()) for n in range(6)]
     unasked = torch.tensor([False, True, True, True, False, True])
-    found = FitInputs({}, decisions[:3], decisions[3:], torch.tensor([1.0, 2.0, 1.0]), [], unasked)
+    guards = torch.tensor([False, True, False])
+    found = FitInputs({}, decisions[:3], decisions[3:], torch.tensor([1.0, 2.0, 1.0]), guards, [], unasked)
     return replace(found, **changes)
 
 
@@ -51,7 +52,7 @@ def test_later_rounds_see_the_prompts_near_their_bounds_with_all_that_belongs_to
     rows = [0, 3]
     kept = inputs().near_bounds(FittedStage(random_patch(tiny_model("qwen2")), SCORES, near))
     assert [d.ids[-1] for d in kept.targets + kept.keeps] == rows
-    assert kept.margins.tolist() == [1.0]
+    assert (kept.margins.tolist(), kept.guards.tolist()) == ([1.0], [False])
     assert kept.unasked.tolist() == [False, True]
     assert kept.base_scores is not None and torch.equal(kept.base_scores, SCORES[rows])
 

@@ -33,6 +33,16 @@ def test_in_fit_every_target_comes_with_its_harmful_twin_and_elsewhere_twins_do_
     assert with_twin("test") < 30
 
 
+def test_without_the_wide_part_the_same_split_holds_what_is_left() -> None:
+    everything = {f"max_{kind}_{part}": 20_000 for kind in ("targets", "keep") for part in ("fit", "select", "test")}
+    wide, narrow = (load_splits(PromptOptions(**everything, wide=flag)) for flag in (True, False))
+    for part in ("fit", "select", "test"):
+        for kind in ("targets", "keep"):
+            found = set(getattr(getattr(narrow, part), kind))
+            assert found == {prompt for prompt in getattr(getattr(wide, part), kind) if not prompt.wide}
+            assert 0 < len(found) < len(getattr(getattr(wide, part), kind)) / 2
+
+
 def test_the_guard_is_whole_whatever_the_limits() -> None:
     limited, free = load_splits(PromptOptions(**LIMITS)), load_splits(PromptOptions())
     for part in ("fit", "select", "test"):

@@ -107,6 +107,7 @@ def _record(prompt: Prompt) -> dict[str, object]:
         "system": prompt.system,
         "contrast_of": prompt.contrast_of,
         "often_refused": prompt.often_refused or None,
+        "wide": prompt.wide or None,
     }
     return record | {name: value for name, value in optional.items() if value is not None}
 

@@ -66,6 +66,8 @@ class Prompt:
     """The text of the target of which this prompt is the harmful twin."""
     often_refused: bool = False
     """Whether a reference model refuses it: such prompts are asked first."""
+    wide: bool = False
+    """Whether it belongs to the borderline part of a set, which a run can leave out."""
 
     def __post_init__(self) -> None:
         """Check what every later step relies on."""
@@ -108,8 +110,8 @@ def load_prompts(source: str | Path) -> tuple[Prompt, ...]:
 
     Args:
         source: a `.jsonl` or `.json` file with one object a line (`text` or `messages`; optional: `category`,
-            `language`, `system`, `contrast_of`, `often_refused`), a `.csv` file with the same columns except
-            `messages` and `often_refused`, or `hub:owner/name:split:column`. Blank and null fields count as absent,
+            `language`, `system`, `contrast_of`, `often_refused`, `wide`), a `.csv` file with the same columns
+            except `messages` and the last two, or `hub:owner/name:split:column`. Blank and null fields count as absent,
             unknown ones are ignored.
 
     Raises:
@@ -229,7 +231,7 @@ def _csv_records(lines: Iterable[str], name: str) -> Iterator[tuple[str, Record]
         for row in reader:
             if row:
                 fields = dict(zip(header, row, strict=False))
-                for column in ("messages", "often_refused"):  # no text in a cell: such columns are not ours
+                for column in ("messages", "often_refused", "wide"):  # no text in a cell: such columns are not ours
                     fields.pop(column, None)
                 yield f"{name}, line {reader.line_num}", fields
     except csv.Error as error:
@@ -306,6 +308,7 @@ def _prompt(record: Record, where: str) -> Prompt:
             messages=messages or None,
             contrast_of=fields["contrast_of"],
             often_refused=_flag(record, "often_refused", where),
+            wide=_flag(record, "wide", where),
         )
     except PromptSetError as error:
         raise PromptFileError(f"{where}: {error}") from error

@@ -32,11 +32,12 @@ class Lesson:
     """What is learnt, and what must hold meanwhile."""
 
     decisions: Sequence[Decision]
-    """Targets and then keeps."""
-    targets: int
-    """How many of the decisions are targets."""
     bounds: ScoreBounds
     """Where their refusal scores belong."""
+    targets: Sequence[int]
+    """Rows of the decisions that are targets."""
+    keeps: Sequence[int]
+    guards: Sequence[int]
     ordinary: Sequence[Ids]
     ordinary_base: Float[Tensor, "ordinary scored width"]
     """The base model's final states at the scored positions of the ordinary prompts."""
@@ -48,7 +49,7 @@ class FineTuneSteps:
 
     steps: int
     batch_size: int
-    """Targets, keeps and ordinary prompts a step: as many of each."""
+    """Targets a step; as many keeps, half as many guards, and half as many ordinary prompts, which are longer."""
     learning_rate: float
     kl_weight: float
     """Of the KL on ordinary prompts, in nats, against the mean distance of scores outside their bounds, in logits."""
@@ -123,21 +124,22 @@ def _kl(model: PreTrainedModel, lesson: Lesson, rows: Sequence[int]) -> Tensor:
 
 
 class _Batches(Iterator[tuple[list[int], list[int]]]):
-    """Endless batches of row numbers: targets and as many keeps, and as many ordinary prompts."""
+    """Endless batches of row numbers: of targets, keeps and guards together, and of ordinary prompts."""
 
     def __init__(self, lesson: Lesson, options: FineTuneSteps) -> None:
         generator = torch.Generator().manual_seed(options.seed)
-        count, size = len(lesson.decisions), options.batch_size
-        ranges = (range(lesson.targets), range(lesson.targets, count), range(len(lesson.ordinary)))
-        self._streams = [(_endless(rows, generator), min(len(rows), size)) for rows in ranges]
+        whole, half = options.batch_size, max(1, options.batch_size // 2)
+        rows = (lesson.targets, lesson.keeps, lesson.guards, range(len(lesson.ordinary)))
+        sizes = (whole, whole, half, half)
+        self._streams = [(_endless(r, generator), min(len(r), n)) for r, n in zip(rows, sizes, strict=True)]
 
     def __next__(self) -> tuple[list[int], list[int]]:
-        targets, keeps, ordinary = ([next(stream) for _ in range(count)] for stream, count in self._streams)
-        return targets + keeps, ordinary
+        targets, keeps, guards, ordinary = ([next(stream) for _ in range(count)] for stream, count in self._streams)
+        return targets + keeps + guards, ordinary
 
 
-def _endless(rows: range, generator: torch.Generator) -> Iterator[int]:
-    while True:
+def _endless(rows: Sequence[int], generator: torch.Generator) -> Iterator[int]:
+    while rows:
         yield from (rows[place] for place in torch.randperm(len(rows), generator=generator).tolist())
 
 

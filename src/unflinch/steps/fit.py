@@ -45,6 +45,9 @@ Checkpoint = Callable[[str, Callable[[], FittedStage]], FittedStage]
 _STIFFNESS = 100.0
 """Price of missing a bound, on gradients scaled to mean square 1: bounds are missed only where they contradict."""
 
+_COSTED = 200
+"""Ordinary prompts from which the cost of a change is taken; the fine-tuning uses all."""
+
 _NEAR_BOUND = 0.75
 """Scores predicted farther inside their bounds than this, in logits, hardly ever bind in a later round."""
 
@@ -58,6 +61,8 @@ class FitInputs:
     keeps: list[Decision]
     margins: Tensor
     """Per keep, how far its refusal score must stay above the base model's."""
+    guards: Tensor
+    """Per keep, whether it is a guard prompt."""
     ordinary: Sequence[Sequence[int]]
     unasked: Tensor
     """Per target and then keep, whether only its score can tell if the base model refuses it."""
@@ -74,6 +79,7 @@ class FitInputs:
             targets=[self.targets[row] for row in rows if row < count],
             keeps=[self.keeps[row] for row in kept],
             margins=self.margins[kept],
+            guards=self.guards[kept],
             unasked=self.unasked[rows],
             base_scores=first.scores[rows],
         )
@@ -105,12 +111,12 @@ def prepare_fit(
         loaded.model,
         architecture,
         modules,
-        ordinary,
+        ordinary[:_COSTED],
         options.answer_tokens,
         input_shrinkage=options.input_shrinkage,
         output_shrinkage=options.output_shrinkage,
         seed=options.seed,
-        advance=counter(progress, "fit: what a change costs", len(ordinary)),
+        advance=counter(progress, "fit: what a change costs", len(ordinary[:_COSTED])),
     )
     fit = baseline.fit
     targets, keeps, guards = fit.refused("targets"), fit.refused("keep"), fit.guard + baseline.select.guard
@@ -120,12 +126,15 @@ def prepare_fit(
         for prompts in (fit.unasked_targets, fit.unasked_keep)
     )
     counts = (len(targets), len(more_targets), len(keeps) + len(guards), len(more_keeps))
-    margins = [options.keep_margin] * len(keeps) + [options.guard_margin] * len(guards)
+    is_guard = torch.tensor([False, True, False]).repeat_interleave(
+        torch.tensor([len(keeps), len(guards), len(more_keeps)])
+    )
     return FitInputs(
         metrics,
         found[: len(targets)] + more_targets,
         found[len(targets) :] + more_keeps,
-        torch.tensor(margins + [options.keep_margin] * len(more_keeps)),
+        torch.where(is_guard, options.guard_margin, options.keep_margin),
+        is_guard,
         ordinary,
         torch.tensor([False, True, False, True]).repeat_interleave(torch.tensor(counts)),
     )
@@ -197,10 +206,13 @@ def fine_tuned(
     assert inputs.base_scores is not None
     with torch.inference_mode():
         base = scored_hidden(loaded.model, inputs.ordinary, options.answer_tokens)
+    count = len(inputs.targets)
     lesson = Lesson(
         inputs.targets + inputs.keeps,
-        len(inputs.targets),
         score_bounds(inputs, torch.zeros_like(inputs.base_scores), options),
+        range(count),
+        (count + (~inputs.guards).nonzero()[:, 0]).tolist(),
+        (count + inputs.guards.nonzero()[:, 0]).tolist(),
         inputs.ordinary,
         base.clone(),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TypeVar
 
-from unflinch.data.prompts import bundled, guard_prompts, load_prompts
+from unflinch.data.prompts import Prompt, bundled, guard_prompts, load_prompts
 from unflinch.data.splits import PromptSets, Splits, check_targets, sample_prompts, split_prompts
 from unflinch.errors import PromptSetError
 from unflinch.options import PromptOptions
@@ -41,6 +41,10 @@ def load_splits(options: PromptOptions) -> Splits:
     return limited
 
 
+def _narrow(prompts: tuple[Prompt, ...]) -> tuple[Prompt, ...]:
+    return tuple(prompt for prompt in prompts if not prompt.wide)
+
+
 def _limited(sets: Sets, options: PromptOptions, part: str, pairs: bool = False) -> Sets:
     """Return as many prompts as the options allow, those first that models often refuse.
 
@@ -48,6 +52,8 @@ def _limited(sets: Sets, options: PromptOptions, part: str, pairs: bool = False)
     in the order of their targets: pairs teach more than as many single prompts (see LOG). What is measured takes no
     notice of twins.
     """
+    if not options.wide:
+        sets = replace(sets, targets=_narrow(sets.targets), keep=_narrow(sets.keep))
     most = {kind: getattr(options, f"max_{kind}_{part}") for kind in ("targets", "keep", "ordinary")}
     paired = {p.contrast_of for p in sets.keep if pairs and p.often_refused}
     targets = sample_prompts(
