@@ -80,7 +80,7 @@ def heretic(material: Material, command: Path, trials: int) -> Method:
         child.send(f"{folder / 'saved'}{_ENTER}")
         child.expect("Model saved to")
         child.close(force=True)
-        patch = _read_adapter(folder / "saved", material.loaded.base_hash)
+        patch = read_adapter(folder / "saved", material.loaded.base_hash)
     model = material.loaded.model
 
     def change(strength: float) -> Change:
@@ -96,7 +96,8 @@ def _text_file(path: Path, prompts: Sequence[Prompt]) -> Path:
     return path
 
 
-def _read_adapter(folder: Path, base_hash: str) -> Patch:
+def read_adapter(folder: Path, base_hash: str) -> Patch:
+    """Return a LoRA folder of peft as a patch, its scaling multiplied in."""
     config = LoraConfig.from_pretrained(folder)
     scaling = config.lora_alpha / config.r
     tensors = load_file(folder / "adapter_model.safetensors")

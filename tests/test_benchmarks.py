@@ -1,0 +1,92 @@
+"""What the measuring scripts compute from their measurements, against values worked out by hand."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from tiny_models import own_logits, tiny_model
+
+from unflinch.patch.attach import attached
+
+BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+
+
+@pytest.fixture
+def module(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return a function that imports a measuring script."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+    def load(name: str) -> ModuleType:
+        return importlib.import_module(name)
+
+    return load
+
+
+def point(module: Any, strength: float, left: float, **figures: float) -> dict[str, float]:
+    return {"strength": strength, "targets_refused": left, **dict.fromkeys(module.FIGURES[1:], 0.0), **figures}
+
+
+def test_a_curve_is_interpolated_where_it_first_leaves_the_share(module: Any) -> None:
+    side = module("side_by_side")
+    curve = [
+        point(side, 1.0, 0.06, keep_lost=0.4, kl_first_token_mean=0.5),
+        point(side, 0.5, 0.20, keep_lost=0.2, kl_first_token_mean=0.1),
+        point(side, 2.0, 0.30),
+        point(side, 3.0, 0.00),
+    ]
+    at, reason = side.at_equal_share(curve)
+    assert reason is None
+    way = (0.20 - 0.10) / (0.20 - 0.06)
+    assert at["targets_refused"] == 0.1
+    assert at["strength"] == pytest.approx(0.5 + way * 0.5)
+    assert at["keep_lost"] == pytest.approx(0.2 + way * 0.2)
+    assert at["kl_first_token_mean"] == pytest.approx(0.1 + way * 0.4)
+
+
+def test_a_curve_that_begins_below_the_share_is_interpolated_from_the_unchanged_model(module: Any) -> None:
+    side = module("side_by_side")
+    at, _ = side.at_equal_share([point(side, 1.0, 0.0, guard_lost=0.5)])
+    assert at["guard_lost"] == pytest.approx(0.45)
+
+
+def test_a_method_that_never_gets_there_says_so(module: Any) -> None:
+    side = module("side_by_side")
+    at, reason = side.at_equal_share([point(side, 1.0, 0.26), point(side, 2.0, 0.4)])
+    assert at is None
+    assert "at least 26%" in reason
+
+
+def test_growth_is_the_line_through_seconds_over_prompts(module: Any) -> None:
+    speed = module("speed")
+    rows = [{"prompts": n, "parts": {"reading": {"seconds": 3.0 + 0.25 * n}}} for n in (10, 20, 40)]
+    assert speed.growth(rows) == {
+        "reading": {"seconds_a_prompt": 0.25, "seconds_at_none": pytest.approx(3.0), "r_squared": 1.0}
+    }
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft's
+def test_a_foreign_adapter_is_read_with_its_own_scaling(module: Any, tmp_path: Path) -> None:
+    heretic = module("heretic_yardstick")
+    name, model = "model.layers.1.mlp.down_proj", tiny_model("qwen2")
+    weight = model.get_submodule(name).weight
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(2, weight.shape[1], generator=generator) * 0.2
+    b = torch.randn(weight.shape[0], 2, generator=generator) * 0.2
+    prefix = f"base_model.model.{name}"
+    save_file({f"{prefix}.lora_A.weight": a, f"{prefix}.lora_B.weight": b}, tmp_path / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 6, "target_modules": ["down_proj"]}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+    patch = heretic.read_adapter(tmp_path, "")
+    ids = (3, 5, 7, 9)
+    with attached(model, patch):
+        found = own_logits(model, ids)
+    with torch.no_grad():
+        weight += 3 * b @ a
+    torch.testing.assert_close(found, own_logits(model, ids), rtol=1e-4, atol=1e-4)
