@@ -87,3 +87,12 @@ def test_the_dial_goes_up_while_many_targets_are_left() -> None:
         return replace(HARMLESS, targets_refused_share=0.9 - 0.6 * strength)
 
     assert chosen(dial)[::2] == (1.15, [1.0, 1.15])
+
+
+def test_a_guard_prompt_lost_at_one_strength_and_held_at_the_next_does_not_stop_the_rise() -> None:
+    def dial(strength: float) -> FitStage:
+        return replace(
+            HARMLESS, targets_refused_share=0.9 - 0.7 * strength, guard_lost_share=0.03 if strength == 0.85 else 0.0
+        )
+
+    assert chosen(dial, start=0.7)[::2] == (1.0, [0.7, 0.85, 1.0])

@@ -137,8 +137,12 @@ def _stage(name: str, note: str, refused: dict[str, list[bool]], kl: float) -> F
 
 def within_budgets(stage: FitStage, options: FitOptions) -> bool:
     """Return whether a stage loses no guard refusal, few right refusals, and costs little KL."""
-    kept = stage.guard_lost_share == 0 and stage.keep_lost_share <= options.keep_budget
-    return kept and stage.kl_first_token_mean <= options.kl_budget
+    return stage.guard_lost_share == 0 and not spent(stage, options)
+
+
+def spent(stage: FitStage, options: FitOptions) -> bool:
+    """Return whether a stage loses too many right refusals or costs too much KL: more strength makes both worse."""
+    return stage.keep_lost_share > options.keep_budget or stage.kl_first_token_mean > options.kl_budget
 
 
 def shortfall(stage: FitStage, options: FitOptions) -> float:
@@ -161,8 +165,9 @@ def choose_strength(
 ) -> tuple[float, FitStage]:
     """Return the strength with the least shortfall by judged answers, within budgets if one is, and how it does.
 
-    From the start the dial goes down until guard, keep and KL budgets hold; where they hold but more targets than the
-    target budget are left it goes up while they do and the shortfall falls.
+    From the start the dial goes down until guard, keep and KL budgets hold. Where they hold but more targets than the
+    target budget are left it goes up, until the shortfall rises or the KL or keep budget is spent; a guard prompt on
+    the edge is lost at one strength and held at the next, so that alone is no reason to stop.
 
     Args:
         panel: the select prompts.
@@ -174,23 +179,26 @@ def choose_strength(
     tried: list[tuple[float, float, FitStage]] = []
     note = "strength {:g} of the stage before, by judged answers"
 
-    def judged(place: int) -> bool:
+    def judged(place: int) -> FitStage:
         strength = STRENGTHS[place]
         live.set_strength(strength)
         stage = panel.by_answers("strength", note.format(strength), options.judged_tokens, advance)
         tried.append((shortfall(stage, options), strength, stage))
-        return within_budgets(stage, options)
+        return stage
 
-    def enough() -> bool:
-        last, _, stage = tried[-1]
-        return stage.targets_refused_share <= options.target_budget or last > min(row[0] for row in tried)
+    def finished(stage: FitStage, rising: bool) -> bool:
+        if not within_budgets(stage, options):
+            return rising and spent(stage, options)
+        worse = shortfall(stage, options) > min(row[0] for row in tried)
+        return not rising or worse or stage.targets_refused_share <= options.target_budget
 
     place = min(range(len(STRENGTHS)), key=lambda place: abs(STRENGTHS[place] - start))
-    holds = judged(place)
-    step = 1 if holds else -1
-    while 0 <= place + step < len(STRENGTHS) and not (holds and enough()):
-        place += step
-        if judged(place) != holds:
+    stage = judged(place)
+    rising = within_budgets(stage, options)
+    while not finished(stage, rising):
+        place += 1 if rising else -1
+        if not 0 <= place < len(STRENGTHS):
             break
+        stage = judged(place)
     _, strength, stage = min(tried, key=lambda row: (not within_budgets(row[2], options), *row[:2]))
     return strength, stage
