@@ -107,21 +107,21 @@ DEMO_SETTINGS: dict[str, dict[str, Any]] = {
     "model": {"model": "demo"},
     "prompts": {
         "wide": False,
-        "max_targets_fit": 700,
+        "max_targets_fit": 600,
         "max_targets_select": 90,
         "max_targets_test": 120,
-        "max_keep_fit": 740,
+        "max_keep_fit": 640,
         "max_keep_select": 100,
         "max_keep_test": 160,
-        "max_ordinary_fit": 120,
+        "max_ordinary_fit": 96,
         "max_ordinary_select": 56,
         "max_ordinary_test": 110,
     },
     "scan": {"enough_refused": 90},
-    "fit": {"fine_tune_steps": 0},
+    "fit": {"fine_tune_steps": 8, "batch_size": 20},
     "validate": {"kl_tokens": 24, "answer_tokens": 24},
 }
-"""The demo: what a laptop CPU does in minutes. Fewer prompts and none of the borderline ones, no fine-tuning."""
+"""The demo: what a laptop CPU does in minutes. Fewer prompts and none of the borderline ones, fewer steps."""
 
 DEMO_LARGE_SETTINGS: dict[str, dict[str, Any]] = {"model": {"model": "demo-large"}}
 """The large demo: a full run."""
