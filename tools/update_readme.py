@@ -77,31 +77,10 @@ def public_table(public: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def side_by_side_table(document: dict[str, Any]) -> str:
-    """Return the Markdown table of all methods where they leave the same share of false refusals."""
-    counts = document["prompts"]
-    lines = [
-        f"{counts['targets_refused']} false, {counts['keep_refused']} right refusals, {counts['guard_refused']} of "
-        f"the guard, {counts['ordinary']} ordinary prompts; each method where it leaves 10 % of the false refusals:",
-        "",
-        "| method | right refusals lost | guard lost | first-token KL | KL per token |",
-        "|---|---|---|---|---|",
-    ]
-    for method in document["methods"]:
-        if at := method["at_10_percent"]:
-            shares = " | ".join(f"{100 * at[name]:.0f} %" for name in ("keep_lost", "guard_lost"))
-            kls = " | ".join(f"{at[name]:.4f}" for name in ("kl_first_token_mean", "kl_sequence_mean"))
-            lines.append(f"| {method['name']} | {shares} | {kls} |")
-        elif method["name"] != "base":
-            lines.append(f"| {method['name']} | {method['reason']} | | | |")
-    return "\n".join(lines) + "\n"
-
-
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "demo": ("demo.json", run_table),
     "full": ("full.json", run_table),
     "public": ("public_sets.json", public_table),
-    "side by side": ("side_by_side.json", side_by_side_table),
 }
 """Tables of the README: the file with their figures, and how it is shown."""
 
