@@ -50,7 +50,7 @@ def run_table(results: dict[str, Any]) -> str:
     ]
     prompts = "all bundled" if results["settings"]["prompts"]["wide"] else "everyday"
     lines = [
-        f"{results['model']['id']}, {prompts} test prompts that the original refuses, a run of "
+        f"{results['model']['hub_id'].split('/')[-1]}, {prompts} test prompts that the original refuses, a run of "
         f"{results['seconds']['total'] / 60:.0f} minutes on 2 CPU cores:",
         "",
         "| | unflinch | directional ablation, same run |",
