@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from math import ceil
 from operator import attrgetter
 from typing import Literal
 
@@ -221,19 +222,32 @@ def _by_part(prompts: Sequence[Prompt], shares: tuple[float, float, float]) -> d
 
 
 def _check_guard(targets: Sequence[Prompt], guard: Sequence[Prompt]) -> None:
-    """Raise `PromptSetError` if a user turn of a target is a guard prompt, or nearly one."""
-    known = [(normalise_text(prompt.text), _tokens(prompt.text), prompt.category) for prompt in guard]
+    """Raise `PromptSetError` if a user turn of a target is a guard prompt, or nearly one.
+
+    Two texts that share a proportion t of their tokens share one of any n - ceil(t n) + 1 tokens of the first: only
+    guard prompts with one of the rarest of these are compared.
+    """
+    known = [(_tokens(prompt.text), prompt.category) for prompt in guard]
+    texts = {normalise_text(prompt.text): prompt.category for prompt in guard}
+    holding: defaultdict[str, list[int]] = defaultdict(list)
+    for place, (tokens, _) in enumerate(known):
+        for token in tokens:
+            holding[token].append(place)
     for target in targets:
         for turn in target.conversation():
             if turn["role"] != "user":
                 continue
-            text, tokens = normalise_text(turn["content"]), _tokens(turn["content"])
-            for guard_text, guard_tokens, category in known:
-                if text == guard_text or _jaccard(tokens, guard_tokens) >= NEAR_DUPLICATE:
-                    raise PromptSetError(
-                        f"the target {_quoted(target)} is, in equal or nearly equal words, a guard prompt "
-                        f"({category}), whose refusal no patch may remove: take it out of the targets"
-                    )
+            tokens = _tokens(turn["content"])
+            rarest = sorted(tokens, key=lambda token: len(holding.get(token, ())))
+            needed = rarest[: len(tokens) - ceil(NEAR_DUPLICATE * len(tokens) - 1e-9) + 1]
+            near = {place for token in needed for place in holding.get(token, ())}
+            found = [known[place][1] for place in sorted(near) if _jaccard(tokens, known[place][0]) >= NEAR_DUPLICATE]
+            category = texts.get(normalise_text(turn["content"])) or next(iter(found), None)
+            if category:
+                raise PromptSetError(
+                    f"the target {_quoted(target)} is, in equal or nearly equal words, a guard prompt "
+                    f"({category}), whose refusal no patch may remove: take it out of the targets"
+                )
 
 
 def _tokens(text: str) -> frozenset[str]:
