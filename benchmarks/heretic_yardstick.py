@@ -13,13 +13,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from peft import LoraConfig
-from safetensors.torch import load_file
-from yardsticks import Change, Material, Method
+from yardsticks import Material, Method, patched, read_adapter
 
-from unflinch.artifacts import LowRankFactors, Patch
 from unflinch.data.prompts import Prompt
-from unflinch.patch.attach import attached
 
 STRENGTHS = (0.25, 0.5, 0.75, 1.0, 1.25)
 _SYSTEM = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
@@ -81,30 +77,11 @@ def heretic(material: Material, command: Path, trials: int) -> Method:
         child.expect("Model saved to")
         child.close(force=True)
         patch = read_adapter(folder / "saved", material.loaded.base_hash)
-    model = material.loaded.model
-
-    def change(strength: float) -> Change:
-        return lambda: attached(model, patch, strength)
-
     note = f"heretic-llm 1.4.0, {trials} trials (default 200), the trial with the fewest refusals, its LoRA scaled"
-    return Method("Heretic", STRENGTHS, change, note)
+    return patched("Heretic", material, patch, STRENGTHS, note)
 
 
 def _text_file(path: Path, prompts: Sequence[Prompt]) -> Path:
     texts = [" ".join(prompt.text.split()) for prompt in prompts]
     path.write_text("\n".join(texts) + "\n", encoding="utf-8")
     return path
-
-
-def read_adapter(folder: Path, base_hash: str) -> Patch:
-    """Return a LoRA folder of peft as a patch, its scaling multiplied in."""
-    config = LoraConfig.from_pretrained(folder)
-    scaling = config.lora_alpha / config.r
-    tensors = load_file(folder / "adapter_model.safetensors")
-    factors = {}
-    for name, a in tensors.items():
-        if name.endswith(".lora_A.weight"):
-            b = tensors[name.replace(".lora_A.", ".lora_B.")]
-            module = name.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
-            factors[module] = LowRankFactors(a.float(), scaling * b.float())
-    return Patch(factors, base_hash)

@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import copy
 import tempfile
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig
-from peft.tuners.lora import LoraLayer
-from torch import nn
-from yardsticks import Change, Material, Method
+from yardsticks import Material, Method, patched, read_adapter
 
-from unflinch.artifacts import LowRankFactors, Patch
+from unflinch.artifacts import Patch
 from unflinch.models.hooks import ablated_direction
-from unflinch.patch.attach import attached
 from unflinch.validate.judges import RuleJudge
 from unflinch.validate.refusal_rate import ask
 
 STRENGTHS = (0.25, 0.5, 0.75, 1.0, 1.5)
-_PROMPTS = 320
+_ASKED = 400
+"""Most `fit` targets that are asked for this, besides those that the run has asked."""
+_DECISION_TOKENS = 11
 _ANSWER_TOKENS = 48
 _LORA = {"r": 16, "lora_alpha": 16, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
 _TRAINING: dict[str, Any] = {
@@ -60,21 +61,29 @@ def dpo_lora(material: Material) -> Method:
     return _method("DPO LoRA", material, patch, len(rows))
 
 
+@cache
 def _preferences(material: Material) -> list[dict[str, Any]]:
     """Return refused `fit` targets with the ablated model's answer and the base model's refusal, as messages."""
     loaded, scan = material.loaded, material.scan
-    asked = material.baseline.fit.refused("targets")[:_PROMPTS]
-    prompts = [a.prompt for a in asked]
+    fit = material.baseline.fit
+    more = ask(loaded.model, loaded.tokenizer, fit.unasked_targets[:_ASKED], RuleJudge(), _DECISION_TOKENS)
+    refused = [(a.prompt, a.tokens) for a in fit.refused("targets")]
+    refused += [
+        (prompt, a.tokens)
+        for prompt, a in zip(fit.unasked_targets, more, strict=False)
+        if a.judgement.label == "refuses"
+    ]
+    prompts = [prompt for prompt, _ in refused]
     direction = scan.ablation_direction.to(loaded.model.device)
     with ablated_direction(loaded.model, loaded.architecture, direction):
         answers = ask(loaded.model, loaded.tokenizer, prompts, RuleJudge(), _ANSWER_TOKENS)
     return [
         {
-            "prompt": a.prompt.conversation(),
+            "prompt": prompt.conversation(),
             "chosen": [{"role": "assistant", "content": answer.text}],
-            "rejected": [{"role": "assistant", "content": str(loaded.tokenizer.decode(list(a.tokens)))}],
+            "rejected": [{"role": "assistant", "content": str(loaded.tokenizer.decode(list(tokens)))}],
         }
-        for a, answer in zip(asked, answers, strict=True)
+        for (prompt, tokens), answer in zip(refused, answers, strict=True)
         if answer.judgement.label == "answers"
     ]
 
@@ -93,25 +102,11 @@ def _trained(material: Material, trainer_class: Any, arguments: Any, rows: list[
         peft_config=LoraConfig(**_LORA),
     )
     trainer.train()
-    factors = {}
-    for name, module in trainer.model.named_modules():
-        if isinstance(module, LoraLayer):
-            a, b = (_weight(part["default"]) for part in (module.lora_A, module.lora_B))
-            scaling = module.scaling["default"]
-            factors[name.removeprefix("base_model.model.")] = LowRankFactors(a.clone(), scaling * b)
-    return Patch(factors, loaded.base_hash)
-
-
-def _weight(linear: nn.Module) -> torch.Tensor:
-    weight = linear.weight
-    assert isinstance(weight, torch.Tensor)
-    return weight.detach().float().cpu()
+    with tempfile.TemporaryDirectory() as scratch:
+        trainer.model.save_pretrained(scratch)
+        return read_adapter(Path(scratch), loaded.base_hash)
 
 
 def _method(name: str, material: Material, patch: Patch, rows: int) -> Method:
-    model = material.loaded.model
-
-    def change(strength: float) -> Change:
-        return lambda: attached(model, patch, strength)
-
-    return Method(name, STRENGTHS, change, f"rank 16 in every linear module, one epoch on {rows} targets, scaled")
+    note = f"rank 16 in every linear module, one epoch on {rows} targets, scaled"
+    return patched(name, material, patch, STRENGTHS, note)

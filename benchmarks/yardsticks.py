@@ -8,14 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
+from peft import LoraConfig
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from unflinch.activations.collect import collect_activations
-from unflinch.artifacts import Patch
+from unflinch.artifacts import LowRankFactors, Patch
 from unflinch.data.prompts import Prompt
 from unflinch.models.architecture import decoder_layers
 from unflinch.models.chat import encode_all
@@ -54,7 +58,7 @@ class Method:
     """What is asked in place of a prompt; only system prompts differ."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Material:
     """What all methods may learn from."""
 
@@ -76,9 +80,31 @@ def system_prompt() -> Method:
 
 def unflinch(material: Material, patch: Patch) -> Method:
     """Return the patch of the run, along its dial."""
+    return patched("unflinch", material, patch, (0.4, 0.6, 0.8, 1.0, 1.2, 1.4), "the exported patch on its dial")
+
+
+def patched(name: str, material: Material, patch: Patch, strengths: tuple[float, ...], note: str) -> Method:
+    """Return a patch on its dial."""
     model = material.loaded.model
-    strengths = (0.4, 0.6, 0.8, 1.0, 1.2, 1.4)
-    return Method("unflinch", strengths, lambda s: lambda: attached(model, patch, s), "the exported patch on its dial")
+
+    def change(strength: float) -> Change:
+        return lambda: attached(model, patch, strength)
+
+    return Method(name, strengths, change, note)
+
+
+def read_adapter(folder: Path, base_hash: str) -> Patch:
+    """Return a LoRA folder of peft as a patch, its scaling multiplied in."""
+    config = LoraConfig.from_pretrained(folder)
+    scaling = config.lora_alpha / config.r
+    tensors = load_file(folder / "adapter_model.safetensors")
+    factors = {}
+    for name, a in tensors.items():
+        if name.endswith(".lora_A.weight"):
+            b = tensors[name.replace(".lora_A.", ".lora_B.")]
+            module = name.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
+            factors[module] = LowRankFactors(a.float(), scaling * b.float())
+    return Patch(factors, base_hash)
 
 
 def directional_ablation(material: Material) -> Method:
@@ -179,6 +205,7 @@ def _ablation(material: Material, name: str, direction: Float[Tensor, " width"],
     return Method(name, (0.2, 0.35, 0.5, 0.7, 1.0), change, note)
 
 
+@cache
 def _refusal_directions(material: Material, kind: str) -> Float[Tensor, "layers width"]:
     """Return the mean state of refused `fit` prompts of a kind minus that of answered ones, layer by layer."""
     fit = material.baseline.fit

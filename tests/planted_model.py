@@ -42,10 +42,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "prompts": PROMPTS,
     "scan": {"decision_tokens": 12, "enough_refused": 8},
     "fit": {
-        "rank": 2,
+        "rank": 4,
         "rounds": 3,
         "answer_tokens": 4,
         "fine_tune_steps": 2,
+        "batch_size": 12,
+        "learning_rate": 0.02,
         "goal": -1.0,
         "largest_drop": 3.0,
         "keep_margin": 0.5,

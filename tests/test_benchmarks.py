@@ -73,7 +73,7 @@ def test_growth_is_the_line_through_seconds_over_prompts(module: Any) -> None:
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft's
 def test_a_foreign_adapter_is_read_with_its_own_scaling(module: Any, tmp_path: Path) -> None:
-    heretic = module("heretic_yardstick")
+    yardsticks = module("yardsticks")
     name, model = "model.layers.1.mlp.down_proj", tiny_model("qwen2")
     weight = model.get_submodule(name).weight
     generator = torch.Generator().manual_seed(0)
@@ -83,7 +83,7 @@ def test_a_foreign_adapter_is_read_with_its_own_scaling(module: Any, tmp_path: P
     save_file({f"{prefix}.lora_A.weight": a, f"{prefix}.lora_B.weight": b}, tmp_path / "adapter_model.safetensors")
     config = {"peft_type": "LORA", "r": 2, "lora_alpha": 6, "target_modules": ["down_proj"]}
     (tmp_path / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
-    patch = heretic.read_adapter(tmp_path, "")
+    patch = yardsticks.read_adapter(tmp_path, "")
     ids = (3, 5, 7, 9)
     with attached(model, patch):
         found = own_logits(model, ids)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import sys
 from pathlib import Path
@@ -31,6 +32,10 @@ def test_the_tables_equal_the_committed_results() -> None:
     for name in tool.TABLES:
         assert README.count(f"<!-- {name} table -->") == 1
         assert README.count(f"<!-- /{name} table -->") == 1
+    assert all(
+        name in README
+        for name in json.loads((tool.RESULTS / tool.TABLES["public"][0]).read_text(encoding="utf-8"))["sets"]
+    )
 
 
 @pytest.mark.parametrize("command", sorted(set(re.findall(r"unflinch (\w+) [A-Z-]|unflinch (\w+) Qwen", README))))

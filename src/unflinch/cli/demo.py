@@ -14,7 +14,9 @@ from unflinch.cli import arguments as arg
 def demo(
     again: Annotated[bool, typer.Option("--again", help="Run anew, in a new folder: demo-2, demo-3, ...")] = False,
     large: Annotated[bool, typer.Option("--large", help="The 1.5B model, on all prompts.")] = False,
-    name: Annotated[str | None, typer.Option(metavar="NAME", help="Name of the run folder. [default: demo]")] = None,
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Name of the run folder. [default: demo, or demo-large]")
+    ] = None,
     runs: arg.Runs = Path("runs"),
     max_targets: arg.MaxTargets = None,
     seed: arg.Seed = None,

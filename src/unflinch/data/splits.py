@@ -241,8 +241,8 @@ def _check_guard(targets: Sequence[Prompt], guard: Sequence[Prompt]) -> None:
             rarest = sorted(tokens, key=lambda token: len(holding.get(token, ())))
             needed = rarest[: len(tokens) - ceil(NEAR_DUPLICATE * len(tokens) - 1e-9) + 1]
             near = {place for token in needed for place in holding.get(token, ())}
-            found = [known[place][1] for place in sorted(near) if _jaccard(tokens, known[place][0]) >= NEAR_DUPLICATE]
-            category = texts.get(normalise_text(turn["content"])) or next(iter(found), None)
+            alike = (known[place][1] for place in sorted(near) if _jaccard(tokens, known[place][0]) >= NEAR_DUPLICATE)
+            category = texts.get(normalise_text(turn["content"])) or next(alike, None)
             if category:
                 raise PromptSetError(
                     f"the target {_quoted(target)} is, in equal or nearly equal words, a guard prompt "

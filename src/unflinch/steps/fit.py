@@ -107,16 +107,17 @@ def prepare_fit(
     writers = architecture.writers[-1:] if options.writers == "feed_forward" else architecture.writers
     modules = [f"{architecture.layers}.{layer}.{writer}" for layer in scan.subspace.layers for writer in writers]
     ordinary = ordinary_sequences(loaded, baseline.fit, options.answer_tokens)
+    costed = ordinary[:_COSTED]
     metrics = fisher_metrics(
         loaded.model,
         architecture,
         modules,
-        ordinary[:_COSTED],
+        costed,
         options.answer_tokens,
         input_shrinkage=options.input_shrinkage,
         output_shrinkage=options.output_shrinkage,
         seed=options.seed,
-        advance=counter(progress, "fit: what a change costs", len(ordinary[:_COSTED])),
+        advance=counter(progress, "fit: what a change costs", len(costed)),
     )
     fit = baseline.fit
     targets, keeps, guards = fit.refused("targets"), fit.refused("keep"), fit.guard + baseline.select.guard
@@ -186,7 +187,7 @@ def score_bounds(inputs: FitInputs, scores: Tensor, options: FitOptions) -> Scor
 
     Args:
         inputs: what bounds the update.
-        scores: where they are now, of targets and then of keeps.
+        scores: where they are now, of targets and then of keeps; -inf where no drop is too large.
         options: goal and largest drop.
     """
     count = len(inputs.targets)
@@ -209,7 +210,7 @@ def fine_tuned(
     count = len(inputs.targets)
     lesson = Lesson(
         inputs.targets + inputs.keeps,
-        score_bounds(inputs, torch.zeros_like(inputs.base_scores), options),
+        score_bounds(inputs, torch.full_like(inputs.base_scores, -torch.inf), options),
         range(count),
         (count + (~inputs.guards).nonzero()[:, 0]).tolist(),
         (count + inputs.guards.nonzero()[:, 0]).tolist(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -23,9 +24,11 @@ def load_splits(options: PromptOptions) -> Splits:
         PromptFileError: if a file cannot be read.
         PromptSetError: if the targets cannot be used, or a split has no prompts of some kind.
     """
-    targets = load_prompts(options.targets) if options.targets else bundled("targets")
-    keep = load_prompts(options.keep) if options.keep else bundled("keep")
+    targets: Sequence[Prompt] = load_prompts(options.targets) if options.targets else bundled("targets")
+    keep: Sequence[Prompt] = load_prompts(options.keep) if options.keep else bundled("keep")
     ordinary = load_prompts(options.ordinary) if options.ordinary else bundled("ordinary")
+    if not options.wide:
+        targets, keep = ([p for p in prompts if not p.wide] for prompts in (targets, keep))
     guard = guard_prompts()
     check_targets(targets, guard, keep)
     wanted = {p.key for p in targets} | {p.key for p in keep} | {p.key for p in guard}
@@ -41,10 +44,6 @@ def load_splits(options: PromptOptions) -> Splits:
     return limited
 
 
-def _narrow(prompts: tuple[Prompt, ...]) -> tuple[Prompt, ...]:
-    return tuple(prompt for prompt in prompts if not prompt.wide)
-
-
 def _limited(sets: Sets, options: PromptOptions, part: str, pairs: bool = False) -> Sets:
     """Return as many prompts as the options allow, those first that models often refuse.
 
@@ -52,8 +51,6 @@ def _limited(sets: Sets, options: PromptOptions, part: str, pairs: bool = False)
     in the order of their targets: pairs teach more than as many single prompts (see LOG). What is measured takes no
     notice of twins.
     """
-    if not options.wide:
-        sets = replace(sets, targets=_narrow(sets.targets), keep=_narrow(sets.keep))
     most = {kind: getattr(options, f"max_{kind}_{part}") for kind in ("targets", "keep", "ordinary")}
     paired = {p.contrast_of for p in sets.keep if pairs and p.often_refused}
     targets = sample_prompts(
