@@ -137,7 +137,7 @@ class FitOptions:
     judged_tokens: int = 16
     """Most tokens of an answer that the judge sees where the strength is chosen."""
     rounds: int = 1
-    """Linearisations of the closed form, each at the patch of the one before."""
+    """Most linearisations of the closed form, each at the patch of the one before; one that does not help ends them."""
     goal: float = -2.0
     """Refusal score, in units of logits, that targets are brought down to; below 0 they are answered."""
     largest_drop: float = 6.0

@@ -256,7 +256,8 @@ def fit_patch(
         name = "closed_form" if number == 0 else f"constrained_{number}"
         advance = counter(progress, f"fit: {name.replace('_', ' ')}", len(inputs.targets) + len(inputs.keeps))
         found = checkpoint(name, partial(closed_form_round, loaded, inputs, scan, stages.whole, options, advance))
-        stages.compare(name, found.patch)
+        if not stages.compare(name, found.patch):
+            break  # another round would begin, and end, where this one did
         if number == 0:
             inputs = inputs.near_bounds(found)
     assert stages.best is not None and stages.whole is not None
@@ -290,8 +291,8 @@ class Stages:
         """Strength of the best stage that does best by first tokens."""
         self._shortfall = float("inf")
 
-    def compare(self, name: str, patch: Patch) -> None:
-        """Turn a stage's patch down to the KL budget, measure it, and keep it if it is the best so far."""
+    def compare(self, name: str, patch: Patch) -> bool:
+        """Turn a stage's patch down to the KL budget and measure it; return whether it is kept as the best so far."""
         with attached(self._loaded.model, patch) as live:
             found = self._panel.by_first_token(name, live, self._options)
         worse = found.shortfall > self._shortfall
@@ -301,3 +302,4 @@ class Stages:
             self.whole = patch
             self.best = Patch(scaled(patch.factors, found.strength), patch.base_hash)
             self.start, self._shortfall = found.best, found.shortfall
+        return not worse
