@@ -2,8 +2,8 @@
 
 Run `python benchmarks/side_by_side.py --run runs/NAME`: a finished run gives the patch, and what its other steps found
 is what the other methods learn from. Each is swept over its strength, so that they can be compared where all leave the
-same share of false refusals (10 %, interpolated). Results are written after every method; `--only` measures some of
-them anew. Only counts are kept; no answer is written anywhere.
+same share of false refusals (10 and 25 %, interpolated). Results are written after every method; `--only` measures
+some of them anew. Only counts are kept; no answer is written anywhere.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ from unflinch.steps.validate import KINDS, Validation, refusal_counts
 from unflinch.validate.kl_distribution import AnsweredSequence, sequence_kl
 
 RESULTS = Path(__file__).parent / "results"
-EQUAL_SHARE = 0.10
-"""Share of false refusals left at which the methods are compared."""
+EQUAL_SHARES = {"at_10_percent": 0.10, "at_25_percent": 0.25}
+"""Shares of false refusals left at which the methods are compared."""
 FIGURES = ("strength", "keep_lost", "guard_lost", "kl_first_token_mean", "kl_sequence_mean", "kl_sequence_p99")
 METHODS: dict[str, Callable[..., Method]] = {
     "system prompt": lambda material, patch, options: system_prompt(),
@@ -93,7 +93,7 @@ def untouched() -> Point:
     return {"targets_refused": 1.0, **dict.fromkeys(FIGURES, 0.0)}
 
 
-def at_equal_share(curve: Sequence[Point], share: float = EQUAL_SHARE) -> tuple[Point | None, str | None]:
+def at_equal_share(curve: Sequence[Point], share: float) -> tuple[Point | None, str | None]:
     """Return a curve where it leaves `share` of the targets, interpolated linearly, or None and why it never does.
 
     Every curve begins at the unchanged model; of several crossings the one at the smallest strength counts.
@@ -107,6 +107,15 @@ def at_equal_share(curve: Sequence[Point], share: float = EQUAL_SHARE) -> tuple[
             return {"targets_refused": share, **found}, None
     least = min(point["targets_refused"] for point in points)
     return None, f"leaves at least {least:.0%} of the targets refused at every strength tried"
+
+
+def compared(method: dict[str, Any]) -> dict[str, Any]:
+    """Return a method's row with its curve at the equal shares, and why it gets no farther if one is not reached."""
+    if method["name"] == "base":
+        return {**method, **dict.fromkeys(EQUAL_SHARES)}
+    found = {name: at_equal_share(method["curve"], share) for name, share in EQUAL_SHARES.items()}
+    reason = next((why for _, why in found.values() if why), None)
+    return {**method, **{name: at for name, (at, _) in found.items()}, "reason": reason}
 
 
 def pareto_figure(methods: Sequence[dict[str, Any]], path: Path) -> None:
@@ -126,7 +135,8 @@ def pareto_figure(methods: Sequence[dict[str, Any]], path: Path) -> None:
     for axis in axes:
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
-        axis.axhline(100 * EQUAL_SHARE, color="0.6", linewidth=0.8, linestyle=":")
+        for share in EQUAL_SHARES.values():
+            axis.axhline(100 * share, color="0.6", linewidth=0.8, linestyle=":")
     axes[1].legend(frameon=False, fontsize=8)
     figure.savefig(path, metadata={"Date": None})
 
@@ -161,7 +171,7 @@ def main() -> None:
         "base_hash": loaded.base_hash,
         "judged_tokens": options.tokens,
         "prompts": validation.counts(),
-        "methods": [{"name": "base", "note": "the model as it comes", "curve": [untouched()], "at_10_percent": None}],
+        "methods": [{"name": "base", "note": "the model as it comes", "curve": [untouched()]}],
     }
     if options.only and options.out.exists():
         stored = json.loads(options.out.read_text(encoding="utf-8"))
@@ -179,9 +189,9 @@ def main() -> None:
                 f"{point['guard_lost']:.1%}, KL {point['kl_first_token_mean']:.4f} / {point['kl_sequence_mean']:.4f}",
                 flush=True,
             )
-        at, reason = at_equal_share(curve)
-        row = {"name": name, "note": method.note, "curve": curve, "at_10_percent": at, "reason": reason}
-        document["methods"] = [m for m in document["methods"] if m["name"] != name] + [row]
+        row = {"name": name, "note": method.note, "curve": curve}
+        rows = [m for m in document["methods"] if m["name"] != name] + [row]
+        document["methods"] = [compared(row) for row in rows]
         options.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     pareto_figure([m for m in document["methods"] if m["name"] != "base"], options.out.with_suffix(".svg"))
 

@@ -41,7 +41,7 @@ def test_a_curve_is_interpolated_where_it_first_leaves_the_share(module: Any) ->
         point(side, 2.0, 0.30),
         point(side, 3.0, 0.00),
     ]
-    at, reason = side.at_equal_share(curve)
+    at, reason = side.at_equal_share(curve, 0.10)
     assert reason is None
     way = (0.20 - 0.10) / (0.20 - 0.06)
     assert at["targets_refused"] == 0.1
@@ -52,13 +52,13 @@ def test_a_curve_is_interpolated_where_it_first_leaves_the_share(module: Any) ->
 
 def test_a_curve_that_begins_below_the_share_is_interpolated_from_the_unchanged_model(module: Any) -> None:
     side = module("side_by_side")
-    at, _ = side.at_equal_share([point(side, 1.0, 0.0, guard_lost=0.5)])
+    at, _ = side.at_equal_share([point(side, 1.0, 0.0, guard_lost=0.5)], 0.10)
     assert at["guard_lost"] == pytest.approx(0.45)
 
 
 def test_a_method_that_never_gets_there_says_so(module: Any) -> None:
     side = module("side_by_side")
-    at, reason = side.at_equal_share([point(side, 1.0, 0.26), point(side, 2.0, 0.4)])
+    at, reason = side.at_equal_share([point(side, 1.0, 0.26), point(side, 2.0, 0.4)], 0.10)
     assert at is None
     assert "at least 26%" in reason
 

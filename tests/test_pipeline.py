@@ -103,6 +103,13 @@ def test_a_run_brings_false_refusals_down_and_keeps_the_right_ones(finished: Pat
     assert results["verdict"]["passed"], [limit for limit in results["verdict"]["limits"] if not limit["passed"]]
 
 
+def test_a_round_that_is_rolled_back_ends_the_rounds(finished: Path) -> None:
+    stages = read_json(finished / RESULTS)["fit"]["stages"]
+    rounds = [stage for stage in stages if stage["name"].startswith("constrained")]
+    assert rounds
+    assert not any("rolled back" in stage["note"] for stage in rounds[:-1])
+
+
 def test_the_verdict_is_of_prompts_that_no_earlier_step_has_seen(finished: Path) -> None:
     asked = json.loads((finished / "steps" / "baseline.json").read_text(encoding="utf-8"))["data"]
     rows = [row for part in ("fit", "select") for kind in asked[part].values() for row in kind]

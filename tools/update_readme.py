@@ -77,6 +77,27 @@ def public_table(public: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def side_by_side_table(document: dict[str, Any]) -> str:
+    """Return the Markdown table of all methods where each leaves a tenth, and a quarter, of the false refusals."""
+    counts = document["prompts"]
+    lines = [
+        f"{counts['targets_refused']} false and {counts['keep_refused']} right refusals, {counts['guard_refused']} of "
+        f"the guard, {counts['ordinary']} ordinary prompts; each method where it leaves that share of the false ones:",
+        "",
+        "| method | false refusals left | right refusals lost | guard lost | first-token KL | KL per token |",
+        "|---|---|---|---|---|---|",
+    ]
+    for method in document["methods"]:
+        for share in ("at_25_percent", "at_10_percent"):
+            if at := method.get(share):
+                shares = " | ".join(f"{100 * at[name]:.0f} %" for name in ("keep_lost", "guard_lost"))
+                kls = " | ".join(f"{at[name]:.4f}" for name in ("kl_first_token_mean", "kl_sequence_mean"))
+                lines.append(f"| {method['name']} | {100 * at['targets_refused']:.0f} % | {shares} | {kls} |")
+        if method["name"] != "base" and not (method["at_25_percent"] and method["at_10_percent"]):
+            lines.append(f"| {method['name']} | {method['reason']} | | | | |")
+    return "\n".join(lines) + "\n"
+
+
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "demo": ("demo.json", run_table),
     "full": ("full.json", run_table),
