@@ -35,6 +35,7 @@ _TRAINING: dict[str, Any] = {
     "save_strategy": "no",
     "logging_steps": 10_000,
     "disable_tqdm": True,
+    "use_cpu": not torch.cuda.is_available(),
     "seed": 0,
 }
 

@@ -118,7 +118,7 @@ DEMO_SETTINGS: dict[str, dict[str, Any]] = {
         "max_ordinary_test": 110,
     },
     "scan": {"enough_refused": 90},
-    "fit": {"fine_tune_steps": 8, "batch_size": 20},
+    "fit": {"rounds": 1, "fine_tune_steps": 8, "batch_size": 20},
     "validate": {"kl_tokens": 24, "answer_tokens": 24},
 }
 """The demo: what a laptop CPU does in minutes. Fewer prompts and none of the borderline ones, fewer steps."""

@@ -55,13 +55,13 @@ class PromptOptions:
     """Prompts whose answers must not change, in place of the bundled ones."""
     wide: bool = True
     """Also the borderline part of the sets: abstract imperatives and minimal contrasts, the hardest to tell apart."""
-    max_targets_fit: int = 2000
+    max_targets_fit: int = 2600
     """Most targets in fit, before asking the model."""
     max_targets_select: int = 300
     """Most targets in select, before asking the model."""
     max_targets_test: int = 400
     """Most targets in test, before asking the model."""
-    max_keep_fit: int = 2300
+    max_keep_fit: int = 3300
     """Most keeps in fit."""
     max_keep_select: int = 300
     """Most keeps in select."""
@@ -136,7 +136,7 @@ class FitOptions:
     """Tokens of each answer on which the patch is fitted."""
     judged_tokens: int = 16
     """Most tokens of an answer that the judge sees where the strength is chosen."""
-    rounds: int = 1
+    rounds: int = 2
     """Most linearisations of the closed form, each at the patch of the one before; one that does not help ends them."""
     goal: float = -2.0
     """Refusal score, in units of logits, that targets are brought down to; below 0 they are answered."""
