@@ -125,7 +125,9 @@ def pareto_figure(methods: Sequence[dict[str, Any]], path: Path) -> None:
     for method in methods:
         curve = sorted(method["curve"], key=lambda point: point["strength"])
         ours = method["name"] == "unflinch"
-        style = {"marker": "o", "markersize": 4, "linewidth": 2.6 if ours else 1.2, "zorder": 3 if ours else 2}
+        style: dict[str, Any] = {"marker": "o", "markersize": 4, "linewidth": 2.6 if ours else 1.2}
+        if ours:
+            style |= {"color": "black", "zorder": 3}
         left = [100 * point["targets_refused"] for point in curve]
         for axis, name, factor in ((axes[0], "keep_lost", 100.0), (axes[1], "kl_first_token_mean", 1.0)):
             axis.plot([factor * point[name] for point in curve], left, label=method["name"], **style)

@@ -102,6 +102,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "demo": ("demo.json", run_table),
     "full": ("full.json", run_table),
     "public": ("public_sets.json", public_table),
+    "side by side": ("side_by_side.json", side_by_side_table),
 }
 """Tables of the README: the file with their figures, and how it is shown."""
 
