@@ -104,7 +104,7 @@ def test_a_run_brings_false_refusals_down_and_keeps_the_right_ones(finished: Pat
 
 
 def test_a_round_that_is_rolled_back_ends_the_rounds(finished: Path) -> None:
-    stages = read_json(finished / RESULTS)["fit"]["stages"]
+    stages = results_of(finished)["fit"]["stages"]
     rounds = [stage for stage in stages if stage["name"].startswith("constrained")]
     assert rounds
     assert not any("rolled back" in stage["note"] for stage in rounds[:-1])
