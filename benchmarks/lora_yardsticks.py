@@ -66,18 +66,15 @@ def dpo_lora(material: Material) -> Method:
 def _preferences(material: Material) -> list[dict[str, Any]]:
     """Return refused `fit` targets with the ablated model's answer and the base model's refusal, as messages."""
     loaded, scan = material.loaded, material.scan
-    fit = material.baseline.fit
-    more = ask(loaded.model, loaded.tokenizer, fit.unasked_targets[:_ASKED], RuleJudge(), _DECISION_TOKENS)
+    fit, judge = material.baseline.fit, RuleJudge()
+    unasked = fit.unasked_targets[:_ASKED]
+    more = ask(loaded.model, loaded.tokenizer, unasked, judge, _DECISION_TOKENS)
     refused = [(a.prompt, a.tokens) for a in fit.refused("targets")]
-    refused += [
-        (prompt, a.tokens)
-        for prompt, a in zip(fit.unasked_targets, more, strict=False)
-        if a.judgement.label == "refuses"
-    ]
+    refused += [(p, a.tokens) for p, a in zip(unasked, more, strict=True) if a.judgement.label == "refuses"]
     prompts = [prompt for prompt, _ in refused]
     direction = scan.ablation_direction.to(loaded.model.device)
     with ablated_direction(loaded.model, loaded.architecture, direction):
-        answers = ask(loaded.model, loaded.tokenizer, prompts, RuleJudge(), _ANSWER_TOKENS)
+        answers = ask(loaded.model, loaded.tokenizer, prompts, judge, _ANSWER_TOKENS)
     return [
         {
             "prompt": prompt.conversation(),

@@ -78,23 +78,29 @@ def public_table(public: dict[str, Any]) -> str:
 
 
 def side_by_side_table(document: dict[str, Any]) -> str:
-    """Return the Markdown table of all methods where each leaves a tenth, and a quarter, of the false refusals."""
+    """Return the Markdown table of all methods where each leaves a quarter, and a tenth, of the false refusals."""
     counts = document["prompts"]
+    shares = {"25 %": "at_25_percent", "10 %": "at_10_percent"}
+    names = ["method", "least left"]
+    names += [f"{what}, at {share}" for share in shares for what in ("right lost", "guard lost", "first-token KL")]
     lines = [
         f"{counts['targets_refused']} false and {counts['keep_refused']} right refusals, {counts['guard_refused']} of "
-        f"the guard, {counts['ordinary']} ordinary prompts; each method where it leaves that share of the false ones:",
+        f"the guard, {counts['ordinary']} ordinary prompts; each method where it leaves 25 and 10 % of the false ones, "
+        "interpolated, and the least that it leaves at any strength tried:",
         "",
-        "| method | false refusals left | right refusals lost | guard lost | first-token KL | KL per token |",
-        "|---|---|---|---|---|---|",
+        f"| {' | '.join(names)} |",
+        f"|{'---|' * len(names)}",
     ]
     for method in document["methods"]:
-        for share in ("at_25_percent", "at_10_percent"):
-            if at := method.get(share):
-                shares = " | ".join(f"{100 * at[name]:.0f} %" for name in ("keep_lost", "guard_lost"))
-                kls = " | ".join(f"{at[name]:.4f}" for name in ("kl_first_token_mean", "kl_sequence_mean"))
-                lines.append(f"| {method['name']} | {100 * at['targets_refused']:.0f} % | {shares} | {kls} |")
-        if method["name"] != "base" and not (method["at_25_percent"] and method["at_10_percent"]):
-            lines.append(f"| {method['name']} | {method['reason']} | | | | |")
+        if method["name"] == "base":
+            continue
+        least = min(point["targets_refused"] for point in method["curve"])
+        row = [method["name"], f"{100 * least:.0f} %"]
+        for share in shares.values():
+            at = method[share]
+            row += [f"{100 * at[name]:.0f} %" if at else "never" for name in ("keep_lost", "guard_lost")]
+            row.append(f"{at['kl_first_token_mean']:.3f}" if at else "never")
+        lines.append(f"| {' | '.join(row)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -183,8 +183,10 @@ class KLReport:
 
 @dataclass(frozen=True)
 class Yardstick:
-    """Directional ablation measured in the same run on the same prompts."""
+    """Directional ablation on the same prompts, turned down until it leaves as many targets as the patch."""
 
+    strength: float
+    """Share of the direction that is taken out; 1 where even the whole leaves more targets than the patch."""
     targets_refused: int
     keep_lost: int
     guard_lost: int

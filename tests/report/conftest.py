@@ -234,7 +234,7 @@ def make_results() -> dict[str, Any]:
             "guard_by_category": group_rates(judged, "guard", "category"),
         },
         "kl": kl,
-        "directional_ablation": Yardstick(4, 203, 61, 0.2104, 0.0873),
+        "directional_ablation": Yardstick(0.375, 24, 203, 61, 0.2104, 0.0873),
         "outcomes": judged,
         "seconds": {"baseline": 212.4, "scan": 96.0, "fit": 431.7, "validate": 388.2, "report": 3.1, "total": 1131.4},
         "verdict": {"passed": True, "limits": limits(kl)},

@@ -42,7 +42,7 @@ def _figures(run: RunResults) -> Table:
 def _facts(run: RunResults) -> Table:
     patch, limits = run.fit.patch, run.verdict.limits
     lines = Table.grid(padding=(0, 2))
-    lines.add_row("* ablation", "directional ablation, measured in the same run on the same prompts")
+    lines.add_row("* ablation", "directional ablation, turned down until it leaves as many false refusals")
     share, size = wording.small_percent(patch.share_of_weights), wording.magnitude(patch.parameters)
     lines.add_row("patch", f"{size} parameters, {share} of the weights; rank {patch.rank} in {patch.modules} modules")
     lines.add_row("time", wording.duration(run.seconds.get("total", sum(run.seconds.values()))))

@@ -1,10 +1,11 @@
-"""Step 4: the exported patch on test prompts, which no earlier step has seen, beside directional ablation."""
+"""Step 4: the exported patch on test prompts that no earlier step has seen, beside ablation turned down to its share."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -14,8 +15,8 @@ from unflinch.data.splits import TestPrompts
 from unflinch.errors import PromptSetError
 from unflinch.metrics.intervals import rate, wilson
 from unflinch.metrics.kl import kl_distribution
-from unflinch.models.chat import encode
-from unflinch.models.forward import logits_from_hidden, scored_hidden
+from unflinch.models.chat import encode, encode_all
+from unflinch.models.forward import last_logits, logits_from_hidden, scored_hidden
 from unflinch.models.hooks import ablated_direction
 from unflinch.models.load import LoadedModel
 from unflinch.options import ValidateOptions
@@ -39,6 +40,7 @@ from unflinch.validate.verdict import judge_run
 Change = Callable[[], AbstractContextManager[object]]
 KINDS: tuple[PromptKind, ...] = ("target", "keep", "guard")
 _WORST = 10
+_STRENGTH_STEP = 1 / 64
 _GLANCE = 12
 """Tokens after which the base model's plain answers are read no further: later refusals are hardly any, see LOG."""
 
@@ -178,23 +180,58 @@ def kl_report(validation: Validation, kl: SequenceKL, noise_floor: float, change
     )
 
 
-def yardstick(validation: Validation, scan: Scan) -> Yardstick:
-    """Return directional ablation (one direction out of every residual writer) on the same prompts."""
-    loaded = validation.loaded
+def yardstick(validation: Validation, scan: Scan, share: float) -> Yardstick:
+    """Return directional ablation (one direction out of every residual writer) where it leaves as many targets.
+
+    Its strength is found on the first tokens of answers, of the targets whose refusals those decide.
+
+    Args:
+        validation: the prompts, and what the base model does with them.
+        scan: the direction, and how refusals begin.
+        share: of the test targets that the patch leaves refused.
+    """
+    loaded, refused = validation.loaded, validation.refused["target"]
     direction = scan.ablation_direction.to(loaded.model.device)
+    pairs = zip(refused.prompts, refused.answers, strict=True)
+    opened = encode_all(loaded.tokenizer, [p for p, a in pairs if scan.openings.tokens[a.tokens[0]]])
 
-    def change() -> AbstractContextManager[object]:
-        return ablated_direction(loaded.model, loaded.architecture, direction)
+    def ablated(strength: float) -> AbstractContextManager[object]:
+        return ablated_direction(loaded.model, loaded.architecture, direction, strength)
 
-    outcomes = validation.outcomes(validation.after(change, "directional ablation"))
-    kl = validation.kl(change, "directional ablation")
+    @torch.inference_mode()
+    def left(strength: float) -> float:
+        with ablated(strength):
+            refuses = [scan.openings.score(logits) > 0 for logits in last_logits(loaded.model, opened)]
+        return float(torch.cat(refuses).float().mean())
+
+    strength = equal_strength(left, share) if opened else 1.0
+    what, change = "directional ablation", partial(ablated, strength)
+    outcomes = validation.outcomes(validation.after(change, what))
+    kl = validation.kl(change, what)
     return Yardstick(
+        strength,
         refusal_counts(outcomes, "target").refused_after,
         refusal_counts(outcomes, "keep").lost,
         refusal_counts(outcomes, "guard").lost,
         kl_distribution(kl.first_token).mean,
         kl_distribution(kl.sequence_mean).mean,
     )
+
+
+def equal_strength(left: Callable[[float], float], share: float) -> float:
+    """Return the strength in (0, 1], to 1/64, from which on a change leaves at most `share`; 1 if it never does.
+
+    Args:
+        left: the share of targets left at a strength, falling.
+        share: what is to be left.
+    """
+    low, high = 0.0, 1.0
+    if left(high) > share:
+        return high
+    while high - low > _STRENGTH_STEP:
+        middle = (low + high) / 2
+        low, high = (middle, high) if left(middle) > share else (low, middle)
+    return high
 
 
 @torch.inference_mode()
@@ -255,7 +292,7 @@ def validate_patch(
         counts["guard"],
         groups,
         kl,
-        yardstick(validation, scan),
+        yardstick(validation, scan, counts["target"].refused_after / counts["target"].n),
         outcomes,
         verdict,
     )
