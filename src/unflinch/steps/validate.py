@@ -1,4 +1,4 @@
-"""Step 4: the exported patch on test prompts that no earlier step has seen, beside ablation turned down to its share."""
+"""Step 4: the exported patch on test prompts, which no earlier step has seen, beside turned down ablation."""
 
 from __future__ import annotations
 
