@@ -16,6 +16,7 @@ from torch import Tensor
 
 from unflinch.activations.gradients import fisher_metrics, refusal_gradients
 from unflinch.artifacts import FittedStage, ModuleMetric, Patch
+from unflinch.data.prompts import Prompt
 from unflinch.edit.closed_form import (
     ScoreBounds,
     closed_form_update,
@@ -25,9 +26,9 @@ from unflinch.edit.closed_form import (
 )
 from unflinch.edit.fine_tune import FineTuneSteps, Lesson, fine_tune
 from unflinch.edit.low_rank import added, scaled
-from unflinch.metrics.refusal_score import Decision
-from unflinch.models.chat import encode
-from unflinch.models.forward import scored_hidden
+from unflinch.metrics.refusal_score import Decision, RefusalOpenings
+from unflinch.models.chat import encode, encode_all
+from unflinch.models.forward import last_logits, scored_hidden
 from unflinch.models.load import LoadedModel
 from unflinch.options import FitOptions
 from unflinch.patch.attach import attached
@@ -64,8 +65,6 @@ class FitInputs:
     guards: Tensor
     """Per keep, whether it is a guard prompt."""
     ordinary: Sequence[Sequence[int]]
-    unasked: Tensor
-    """Per target and then keep, whether only its score can tell if the base model refuses it."""
     base_scores: Tensor | None = None
     """Refusal scores of the base model, of targets and then of keeps; None until the first round has found them."""
 
@@ -80,7 +79,6 @@ class FitInputs:
             keeps=[self.keeps[row] for row in kept],
             margins=self.margins[kept],
             guards=self.guards[kept],
-            unasked=self.unasked[rows],
             base_scores=first.scores[rows],
         )
 
@@ -100,8 +98,8 @@ def prepare_fit(
     """Return the edited modules with what changing them costs, and the prompts that bound the update.
 
     Keeps that the base model answers are left out: they bound nothing. All guard prompts stay, those of `select` too:
-    no choice needs them, and every bound makes the guard stronger. Prompts that were not asked come along: the first
-    round drops those that the base model does not refuse, by their score.
+    every bound makes the guard stronger. Of the prompts that were not asked, the first token's score tells which ones
+    the base model refuses.
     """
     architecture = loaded.architecture
     writers = architecture.writers[-1:] if options.writers == "feed_forward" else architecture.writers
@@ -122,11 +120,10 @@ def prepare_fit(
     fit = baseline.fit
     targets, keeps, guards = fit.refused("targets"), fit.refused("keep"), fit.guard + baseline.select.guard
     found = decisions(loaded.tokenizer, [*targets, *keeps, *guards], scan.openings)
-    more_targets, more_keeps = (
-        [Decision(tuple(encode(loaded.tokenizer, prompt)), ()) for prompt in prompts]
-        for prompts in (fit.unasked_targets, fit.unasked_keep)
-    )
-    counts = (len(targets), len(more_targets), len(keeps) + len(guards), len(more_keeps))
+    unasked = len(fit.unasked_targets) + len(fit.unasked_keep)
+    advance = counter(progress, "fit: which others are refused", unasked)
+    more_targets = refused_by_score(loaded, fit.unasked_targets, scan.openings, advance)
+    more_keeps = refused_by_score(loaded, fit.unasked_keep, scan.openings, advance)
     is_guard = torch.tensor([False, True, False]).repeat_interleave(
         torch.tensor([len(keeps), len(guards), len(more_keeps)])
     )
@@ -137,8 +134,20 @@ def prepare_fit(
         torch.where(is_guard, options.guard_margin, options.keep_margin),
         is_guard,
         ordinary,
-        torch.tensor([False, True, False, True]).repeat_interleave(torch.tensor(counts)),
     )
+
+
+@torch.inference_mode()
+def refused_by_score(
+    loaded: LoadedModel, prompts: Sequence[Prompt], openings: RefusalOpenings, advance: Callable[[int], None]
+) -> list[Decision]:
+    """Return the prompts whose answer most likely opens with a refusal."""
+    sequences = encode_all(loaded.tokenizer, prompts)
+    scores = [torch.empty(0)]
+    for logits in last_logits(loaded.model, sequences):
+        scores.append(openings.score(logits).cpu())
+        advance(len(logits))
+    return [Decision(tuple(s)) for s, refused in zip(sequences, torch.cat(scores) > 0, strict=True) if refused]
 
 
 def closed_form_round(
@@ -146,6 +155,7 @@ def closed_form_round(
     inputs: FitInputs,
     scan: Scan,
     start: Patch | None,
+    step: float,
     options: FitOptions,
     advance: Callable[[int], None],
 ) -> FittedStage:
@@ -156,6 +166,7 @@ def closed_form_round(
         inputs: what bounds the update, and what it costs.
         scan: openings of refusals.
         start: the patch so far.
+        step: share of the update that is taken.
         options: goals and margins.
         advance: called with the number of finished prompts.
     """
@@ -166,24 +177,18 @@ def closed_form_round(
         )
     scores = found.scores
     bounds = score_bounds(inputs, scores, options)
-    bounded = bounds.finite()
-    found, bounds = found.rows(bounded), bounds.rows(bounded)
     whitened = whitened_gradients(found, inputs.metrics)
     gram = gram_matrix(whitened, whitened)
-    multipliers = solve_multipliers(gram, found.scores, bounds, torch.full((len(found.scores),), _STIFFNESS))
-    after = (found.scores - gram @ multipliers).float()
+    multipliers = step * solve_multipliers(gram, scores, bounds, torch.full((len(scores),), _STIFFNESS))
+    after = (scores - gram @ multipliers).float()
     update = closed_form_update(whitened, multipliers, inputs.metrics, 2 * options.rank)
     parts = [start.factors, update] if start else [update]
     patch = Patch(added(parts, inputs.metrics, options.rank), loaded.base_hash)
-    slack = torch.full((len(prompts),), torch.inf)
-    slack[bounded] = torch.minimum(after - bounds.lower, bounds.upper - after)
-    return FittedStage(patch, scores, slack)
+    return FittedStage(patch, scores, torch.minimum(after - bounds.lower, bounds.upper - after))
 
 
 def score_bounds(inputs: FitInputs, scores: Tensor, options: FitOptions) -> ScoreBounds:
     """Return where refusal scores should end: targets below the goal, keeps above the base model's by their margin.
-
-    A prompt that was not asked and whose score says that the base model does not refuse it stays free.
 
     Args:
         inputs: what bounds the update.
@@ -195,8 +200,6 @@ def score_bounds(inputs: FitInputs, scores: Tensor, options: FitOptions) -> Scor
     upper, lower = torch.full_like(scores, torch.inf), torch.full_like(scores, -torch.inf)
     upper[:count] = (scores[:count] - options.largest_drop).clamp(min=options.goal)
     lower[count:] = base[count:] + inputs.margins
-    free = inputs.unasked & (base <= 0)
-    upper[free], lower[free] = torch.inf, -torch.inf
     return ScoreBounds(lower, upper)
 
 
@@ -255,7 +258,8 @@ def fit_patch(
     for number in range(options.rounds):
         name = "closed_form" if number == 0 else f"constrained_{number}"
         advance = counter(progress, f"fit: {name.replace('_', ' ')}", len(inputs.targets) + len(inputs.keeps))
-        found = checkpoint(name, partial(closed_form_round, loaded, inputs, scan, stages.whole, options, advance))
+        step = 1.0 if number + 1 == options.rounds else options.step
+        found = checkpoint(name, partial(closed_form_round, loaded, inputs, scan, stages.whole, step, options, advance))
         if not stages.compare(name, found.patch):
             break  # another round would begin, and end, where this one did
         if number == 0:
