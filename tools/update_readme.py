@@ -53,7 +53,7 @@ def run_table(results: dict[str, Any]) -> str:
         f"{results['model']['hub_id'].split('/')[-1]}, {prompts} test prompts that the original refuses, a run of "
         f"{results['seconds']['total'] / 60:.0f} minutes on 2 CPU cores:",
         "",
-        "| | unflinch | directional ablation, same run |",
+        f"| | unflinch | directional ablation, {_of_the_direction(cut['strength'])} |",
         "|---|---|---|",
     ]
     lines += [f"| {name} | {ours} | {theirs} |" for name, ours, theirs in rows]
@@ -65,6 +65,10 @@ def run_table(results: dict[str, Any]) -> str:
         else "Verdict: passed.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _of_the_direction(strength: float) -> str:
+    return "whole" if strength == 1 else f"{100 * strength:.0f} % of it: as many left"
 
 
 def public_table(public: dict[str, Any]) -> str:
