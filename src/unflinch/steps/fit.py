@@ -49,6 +49,9 @@ _STIFFNESS = 100.0
 _COSTED = 200
 """Ordinary prompts from which the cost of a change is taken; the fine-tuning uses all."""
 
+_SCORED_AT_ONCE = 256
+"""Prompts scored between two signs of progress."""
+
 _NEAR_BOUND = 0.75
 """Scores predicted farther inside their bounds than this, in logits, hardly ever bind in a later round."""
 
@@ -142,12 +145,13 @@ def refused_by_score(
     loaded: LoadedModel, prompts: Sequence[Prompt], openings: RefusalOpenings, advance: Callable[[int], None]
 ) -> list[Decision]:
     """Return the prompts whose answer most likely opens with a refusal."""
-    sequences = encode_all(loaded.tokenizer, prompts)
-    scores = [torch.empty(0)]
-    for logits in last_logits(loaded.model, sequences):
-        scores.append(openings.score(logits).cpu())
-        advance(len(logits))
-    return [Decision(tuple(s)) for s, refused in zip(sequences, torch.cat(scores) > 0, strict=True) if refused]
+    refused = []
+    for start in range(0, len(prompts), _SCORED_AT_ONCE):
+        sequences = encode_all(loaded.tokenizer, prompts[start : start + _SCORED_AT_ONCE])
+        scores = torch.cat([openings.score(logits) for logits in last_logits(loaded.model, sequences)])
+        refused += [Decision(tuple(s)) for s, score in zip(sequences, scores.tolist(), strict=True) if score > 0]
+        advance(len(sequences))
+    return refused
 
 
 def closed_form_round(
