@@ -138,8 +138,6 @@ class FitOptions:
     """Most tokens of an answer that the judge sees where the strength is chosen."""
     rounds: int = 2
     """Most linearisations of the closed form, each at the patch of the one before; one that does not help ends them."""
-    step: float = 1.0
-    """Share of its update that a round takes; the last takes the whole. Less where scores are far from linear."""
     goal: float = -2.0
     """Refusal score, in units of logits, that targets are brought down to; below 0 they are answered."""
     largest_drop: float = 6.0
@@ -179,7 +177,7 @@ class FitOptions:
             _above_zero(f"fit.{name}", getattr(self, name))
         if not isfinite(self.goal):
             raise ConfigError(f"option fit.goal is {self.goal}; expected a number")
-        for name in ("target_budget", "keep_budget", "step"):
+        for name in ("target_budget", "keep_budget"):
             _share(f"fit.{name}", getattr(self, name))
 
 

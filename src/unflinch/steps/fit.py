@@ -159,7 +159,6 @@ def closed_form_round(
     inputs: FitInputs,
     scan: Scan,
     start: Patch | None,
-    step: float,
     options: FitOptions,
     advance: Callable[[int], None],
 ) -> FittedStage:
@@ -170,7 +169,6 @@ def closed_form_round(
         inputs: what bounds the update, and what it costs.
         scan: openings of refusals.
         start: the patch so far.
-        step: share of the update that is taken.
         options: goals and margins.
         advance: called with the number of finished prompts.
     """
@@ -183,7 +181,7 @@ def closed_form_round(
     bounds = score_bounds(inputs, scores, options)
     whitened = whitened_gradients(found, inputs.metrics)
     gram = gram_matrix(whitened, whitened)
-    multipliers = step * solve_multipliers(gram, scores, bounds, torch.full((len(scores),), _STIFFNESS))
+    multipliers = solve_multipliers(gram, scores, bounds, torch.full((len(scores),), _STIFFNESS))
     after = (scores - gram @ multipliers).float()
     update = closed_form_update(whitened, multipliers, inputs.metrics, 2 * options.rank)
     parts = [start.factors, update] if start else [update]
@@ -262,8 +260,7 @@ def fit_patch(
     for number in range(options.rounds):
         name = "closed_form" if number == 0 else f"constrained_{number}"
         advance = counter(progress, f"fit: {name.replace('_', ' ')}", len(inputs.targets) + len(inputs.keeps))
-        step = 1.0 if number + 1 == options.rounds else options.step
-        found = checkpoint(name, partial(closed_form_round, loaded, inputs, scan, stages.whole, step, options, advance))
+        found = checkpoint(name, partial(closed_form_round, loaded, inputs, scan, stages.whole, options, advance))
         if not stages.compare(name, found.patch):
             break  # another round would begin, and end, where this one did
         if number == 0:
