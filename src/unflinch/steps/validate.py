@@ -41,6 +41,8 @@ Change = Callable[[], AbstractContextManager[object]]
 KINDS: tuple[PromptKind, ...] = ("target", "keep", "guard")
 _WORST = 10
 _STRENGTH_STEP = 1 / 64
+_DIALLED = 128
+"""Targets on which the yardstick's strength is found."""
 _GLANCE = 12
 """Tokens after which the base model's plain answers are read no further: later refusals are hardly any, see LOG."""
 
@@ -193,7 +195,7 @@ def yardstick(validation: Validation, scan: Scan, share: float) -> Yardstick:
     loaded, refused = validation.loaded, validation.refused["target"]
     direction = scan.ablation_direction.to(loaded.model.device)
     pairs = zip(refused.prompts, refused.answers, strict=True)
-    opened = encode_all(loaded.tokenizer, [p for p, a in pairs if scan.openings.tokens[a.tokens[0]]])
+    opened = encode_all(loaded.tokenizer, [p for p, a in pairs if scan.openings.tokens[a.tokens[0]]][:_DIALLED])
 
     def ablated(strength: float) -> AbstractContextManager[object]:
         return ablated_direction(loaded.model, loaded.architecture, direction, strength)
