@@ -111,6 +111,7 @@ def side_by_side_table(document: dict[str, Any]) -> str:
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "demo": ("demo.json", run_table),
     "full": ("full.json", run_table),
+    "large": ("large.json", run_table),
     "public": ("public_sets.json", public_table),
     "side by side": ("side_by_side.json", side_by_side_table),
 }
