@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from scipy.optimize import minimize
 from torch import Tensor
 
@@ -30,6 +30,14 @@ class ScoreBounds:
 
     lower: Float[Tensor, " prompts"]
     upper: Float[Tensor, " prompts"]
+
+    def finite(self) -> Bool[Tensor, " prompts"]:
+        """Return which scores are bounded at all."""
+        return self.lower.isfinite() | self.upper.isfinite()
+
+    def rows(self, chosen: Bool[Tensor, " prompts"]) -> ScoreBounds:
+        """Return the bounds of some prompts."""
+        return ScoreBounds(self.lower[chosen], self.upper[chosen])
 
 
 def whitened_gradients(gradients: PromptGradients, metrics: Mapping[str, ModuleMetric]) -> PromptGradients:

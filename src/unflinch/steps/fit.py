@@ -16,7 +16,6 @@ from torch import Tensor
 
 from unflinch.activations.gradients import fisher_metrics, refusal_gradients
 from unflinch.artifacts import FittedStage, ModuleMetric, Patch
-from unflinch.data.prompts import Prompt
 from unflinch.edit.closed_form import (
     ScoreBounds,
     closed_form_update,
@@ -26,9 +25,9 @@ from unflinch.edit.closed_form import (
 )
 from unflinch.edit.fine_tune import FineTuneSteps, Lesson, fine_tune
 from unflinch.edit.low_rank import added, scaled
-from unflinch.metrics.refusal_score import Decision, RefusalOpenings
-from unflinch.models.chat import encode, encode_all
-from unflinch.models.forward import last_logits, scored_hidden
+from unflinch.metrics.refusal_score import Decision
+from unflinch.models.chat import encode
+from unflinch.models.forward import scored_hidden
 from unflinch.models.load import LoadedModel
 from unflinch.options import FitOptions
 from unflinch.patch.attach import attached
@@ -49,9 +48,6 @@ _STIFFNESS = 100.0
 _COSTED = 200
 """Ordinary prompts from which the cost of a change is taken; the fine-tuning uses all."""
 
-_SCORED_AT_ONCE = 256
-"""Prompts scored between two signs of progress."""
-
 _NEAR_BOUND = 0.75
 """Scores predicted farther inside their bounds than this, in logits, hardly ever bind in a later round."""
 
@@ -68,6 +64,8 @@ class FitInputs:
     guards: Tensor
     """Per keep, whether it is a guard prompt."""
     ordinary: Sequence[Sequence[int]]
+    unasked: Tensor
+    """Per target and then keep, whether only its score can tell if the base model refuses it."""
     base_scores: Tensor | None = None
     """Refusal scores of the base model, of targets and then of keeps; None until the first round has found them."""
 
@@ -82,6 +80,7 @@ class FitInputs:
             keeps=[self.keeps[row] for row in kept],
             margins=self.margins[kept],
             guards=self.guards[kept],
+            unasked=self.unasked[rows],
             base_scores=first.scores[rows],
         )
 
@@ -101,8 +100,8 @@ def prepare_fit(
     """Return the edited modules with what changing them costs, and the prompts that bound the update.
 
     Keeps that the base model answers are left out: they bound nothing. All guard prompts stay, those of `select` too:
-    every bound makes the guard stronger. Of the prompts that were not asked, the first token's score tells which ones
-    the base model refuses.
+    no choice needs them, and every bound makes the guard stronger. Prompts that were not asked come along: the first
+    round drops those that the base model does not refuse, by their score.
     """
     architecture = loaded.architecture
     writers = architecture.writers[-1:] if options.writers == "feed_forward" else architecture.writers
@@ -123,10 +122,11 @@ def prepare_fit(
     fit = baseline.fit
     targets, keeps, guards = fit.refused("targets"), fit.refused("keep"), fit.guard + baseline.select.guard
     found = decisions(loaded.tokenizer, [*targets, *keeps, *guards], scan.openings)
-    unasked = len(fit.unasked_targets) + len(fit.unasked_keep)
-    advance = counter(progress, "fit: which others are refused", unasked)
-    more_targets = refused_by_score(loaded, fit.unasked_targets, scan.openings, advance)
-    more_keeps = refused_by_score(loaded, fit.unasked_keep, scan.openings, advance)
+    more_targets, more_keeps = (
+        [Decision(tuple(encode(loaded.tokenizer, prompt)), ()) for prompt in prompts]
+        for prompts in (fit.unasked_targets, fit.unasked_keep)
+    )
+    counts = (len(targets), len(more_targets), len(keeps) + len(guards), len(more_keeps))
     is_guard = torch.tensor([False, True, False]).repeat_interleave(
         torch.tensor([len(keeps), len(guards), len(more_keeps)])
     )
@@ -137,21 +137,8 @@ def prepare_fit(
         torch.where(is_guard, options.guard_margin, options.keep_margin),
         is_guard,
         ordinary,
+        torch.tensor([False, True, False, True]).repeat_interleave(torch.tensor(counts)),
     )
-
-
-@torch.inference_mode()
-def refused_by_score(
-    loaded: LoadedModel, prompts: Sequence[Prompt], openings: RefusalOpenings, advance: Callable[[int], None]
-) -> list[Decision]:
-    """Return the prompts whose answer most likely opens with a refusal."""
-    refused = []
-    for start in range(0, len(prompts), _SCORED_AT_ONCE):
-        sequences = encode_all(loaded.tokenizer, prompts[start : start + _SCORED_AT_ONCE])
-        scores = torch.cat([openings.score(logits) for logits in last_logits(loaded.model, sequences)])
-        refused += [Decision(tuple(s)) for s, score in zip(sequences, scores.tolist(), strict=True) if score > 0]
-        advance(len(sequences))
-    return refused
 
 
 def closed_form_round(
@@ -179,18 +166,24 @@ def closed_form_round(
         )
     scores = found.scores
     bounds = score_bounds(inputs, scores, options)
+    bounded = bounds.finite()
+    found, bounds = found.rows(bounded), bounds.rows(bounded)
     whitened = whitened_gradients(found, inputs.metrics)
     gram = gram_matrix(whitened, whitened)
-    multipliers = solve_multipliers(gram, scores, bounds, torch.full((len(scores),), _STIFFNESS))
-    after = (scores - gram @ multipliers).float()
+    multipliers = solve_multipliers(gram, found.scores, bounds, torch.full((len(found.scores),), _STIFFNESS))
+    after = (found.scores - gram @ multipliers).float()
     update = closed_form_update(whitened, multipliers, inputs.metrics, 2 * options.rank)
     parts = [start.factors, update] if start else [update]
     patch = Patch(added(parts, inputs.metrics, options.rank), loaded.base_hash)
-    return FittedStage(patch, scores, torch.minimum(after - bounds.lower, bounds.upper - after))
+    slack = torch.full((len(prompts),), torch.inf)
+    slack[bounded] = torch.minimum(after - bounds.lower, bounds.upper - after)
+    return FittedStage(patch, scores, slack)
 
 
 def score_bounds(inputs: FitInputs, scores: Tensor, options: FitOptions) -> ScoreBounds:
     """Return where refusal scores should end: targets below the goal, keeps above the base model's by their margin.
+
+    A prompt that was not asked and whose score says that the base model does not refuse it stays free.
 
     Args:
         inputs: what bounds the update.
@@ -202,6 +195,8 @@ def score_bounds(inputs: FitInputs, scores: Tensor, options: FitOptions) -> Scor
     upper, lower = torch.full_like(scores, torch.inf), torch.full_like(scores, -torch.inf)
     upper[:count] = (scores[:count] - options.largest_drop).clamp(min=options.goal)
     lower[count:] = base[count:] + inputs.margins
+    free = inputs.unasked & (base <= 0)
+    upper[free], lower[free] = torch.inf, -torch.inf
     return ScoreBounds(lower, upper)
 
 
