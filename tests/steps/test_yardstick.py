@@ -15,7 +15,7 @@ def test_strength_is_where_a_falling_curve_reaches_the_share(share: float, power
         return (1 - strength) ** power
 
     exact = 1 - share ** (1 / power)
-    assert exact - 1e-9 <= equal_strength(left, share) <= exact + 1 / 64 + 1e-9
+    assert exact - 1e-9 <= equal_strength(left, share) <= exact + 1 / 32 + 1e-9
 
 
 def test_strength_is_whole_where_even_that_leaves_more() -> None:
@@ -23,4 +23,4 @@ def test_strength_is_whole_where_even_that_leaves_more() -> None:
 
 
 def test_strength_is_the_least_where_nothing_needs_to_go() -> None:
-    assert equal_strength(lambda strength: 1 - strength, 1.0) == pytest.approx(1 / 64)
+    assert equal_strength(lambda strength: 1 - strength, 1.0) == pytest.approx(1 / 32)

@@ -40,8 +40,8 @@ from unflinch.validate.verdict import judge_run
 Change = Callable[[], AbstractContextManager[object]]
 KINDS: tuple[PromptKind, ...] = ("target", "keep", "guard")
 _WORST = 10
-_STRENGTH_STEP = 1 / 64
-_DIALLED = 128
+_STRENGTH_STEP = 1 / 32
+_DIALLED = 64
 """Targets on which the yardstick's strength is found."""
 _GLANCE = 12
 """Tokens after which the base model's plain answers are read no further: later refusals are hardly any, see LOG."""
@@ -221,7 +221,7 @@ def yardstick(validation: Validation, scan: Scan, share: float) -> Yardstick:
 
 
 def equal_strength(left: Callable[[float], float], share: float) -> float:
-    """Return the strength in (0, 1], to 1/64, from which on a change leaves at most `share`; 1 if it never does.
+    """Return the strength in (0, 1], to 1/32, from which on a change leaves at most `share`; 1 if it never does.
 
     Args:
         left: the share of targets left at a strength, falling.
