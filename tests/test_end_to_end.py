@@ -33,7 +33,7 @@ def test_a_real_model_refuses_less_keeps_what_ablation_loses_and_plain_peft_load
                 "max_targets_fit": 150,
                 "max_targets_select": 70,
                 "max_targets_test": 60,
-                "max_keep_fit": 60,
+                "max_keep_fit": 160,
                 "max_keep_select": 30,
                 "max_keep_test": 30,
                 "max_ordinary_fit": 32,
@@ -44,9 +44,6 @@ def test_a_real_model_refuses_less_keeps_what_ablation_loses_and_plain_peft_load
                 "rounds": 1,
                 "fine_tune_steps": 0,
                 "answer_tokens": 4,
-                "goal": -4.0,
-                "keep_margin": 0.5,
-                "guard_margin": 1.0,
                 "keep_budget": 0.2,
             },
             "validate": {"keep_best": True, "answer_tokens": 16, "kl_tokens": 8},
@@ -59,7 +56,8 @@ def test_a_real_model_refuses_less_keeps_what_ablation_loses_and_plain_peft_load
     assert targets["refused_after"] <= 2 / 3 * targets["refused_before"]
     ablation = results["directional_ablation"]
     assert abs(ablation["targets_refused"] - targets["refused_after"]) <= 0.2 * targets["n"]
-    assert ablation["keep_lost"] >= 3 * max(1, results["keep"]["lost"])
+    assert ablation["keep_lost"] > results["keep"]["lost"]
+    assert ablation["guard_lost"] >= 5 * max(1, results["guard"]["lost"])
     assert results["kl"]["first_token"]["mean"] <= config.validate.max_kl_first_token
 
     if results["guard"]["lost"]:
