@@ -105,7 +105,7 @@ def measure(model: str, prompts: int) -> dict[str, Any]:
         rows[name] = {"seconds": round(seconds, 3), "tokens_per_second": round(tokens / seconds, 1)}
     peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {
-        "model": model,
+        "model": Path(model).name,
         "parameters": sum(p.numel() for p in loaded.model.parameters()),
         "device": torch.cuda.get_device_name() if cuda else "cpu",
         "dtype": str(loaded.model.dtype).removeprefix("torch."),
@@ -152,7 +152,7 @@ def main() -> None:
             rows.append(json.loads(done.stdout.splitlines()[-1]))
             figures = ", ".join(f"{name} {part['seconds']:.1f} s" for name, part in rows[-1]["parts"].items())
             print(f"{model} {prompts:5}: {figures}; peak {rows[-1]['peak_gib']:.2f} GiB", flush=True)
-        document.append({"model": model, "rows": rows, "growth": growth(rows) if len(rows) > 1 else {}})
+        document.append({"model": Path(model).name, "rows": rows, "growth": growth(rows) if len(rows) > 1 else {}})
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
