@@ -68,7 +68,7 @@ def run_table(results: dict[str, Any]) -> str:
 
 
 def _of_the_direction(strength: float) -> str:
-    return "whole" if strength == 1 else f"{100 * strength:.0f} % of it: as many left"
+    return "whole" if strength == 1 else f"{100 * strength:.0f} % of it: about as many left"
 
 
 def public_table(public: dict[str, Any]) -> str:
