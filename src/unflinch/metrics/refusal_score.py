@@ -48,9 +48,10 @@ class RefusalOpenings:
         Formula: s = (1/b) log sum_{v opens} exp(b z_v) - (1/b) log sum_{other v} exp(b z_v), b = 3: a smooth form of
         the best opening's logit minus that of the best other token.
         """
-        opens = self.tokens.to(logits.device)
+        opens = self.tokens.to(logits.device).nonzero()[:, 0]
         sharp = _SHARPNESS * logits.float()
-        scores: Tensor = (sharp[:, opens].logsumexp(-1) - sharp[:, ~opens].logsumexp(-1)) / _SHARPNESS
+        others = sharp.index_fill(1, opens, -torch.inf)  # half the time of indexing with a mask, forth and back
+        scores: Tensor = (sharp.index_select(1, opens).logsumexp(-1) - others.logsumexp(-1)) / _SHARPNESS
         return scores
 
     def decision_scores(
