@@ -31,7 +31,7 @@ MmluShots = Annotated[int, typer.Option(metavar="N", help="Examples before an MM
 Gsm8kShots = Annotated[int, typer.Option("--gsm8k-shots", metavar="N", help="Examples before a GSM8K question.")]
 Gsm8kTokens = Annotated[int, typer.Option("--gsm8k-tokens", metavar="N", help="Most tokens of a GSM8K answer.")]
 Chat = Annotated[bool, typer.Option("--chat", help="Ask through the chat template in place of plain text.")]
-Seed = Annotated[int, typer.Option(metavar="N", help="Of the choice of items.")]
+Seed = Annotated[int, typer.Option(metavar="N", help="Of the choice of items; 0 if not given.")]
 
 
 def bench(

@@ -20,7 +20,7 @@ from unflinch.models.forward import (
     Prefixes,
     can_share_prefix,
     logits_from_hidden,
-    pad_batch,
+    pad_behind,
     run_decoder,
     scored_hidden,
     shared_prefix_length,
@@ -132,8 +132,7 @@ def _behind_contexts(
 ) -> Float[Tensor, "continuations scored width"]:
     """Return the states that predict the tokens of every continuation, each context read once."""
     contexts = [item.context for item in items]
-    reserve = min(map(len, contexts)) - prefix
-    batch = pad_batch(contexts, reserve, PADDING_ID, model.device, share=prefix > 0)
+    batch = pad_behind(contexts, prefix, PADDING_ID, model.device)
     tails = [c[:-1] for item in items for c in item.continuations]
     hidden, cache = run_decoder(model, batch, prefixes, use_cache=any(tails))
     owners = torch.tensor([row for row, item in enumerate(items) for _ in item.continuations], device=model.device)
