@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated
 
@@ -9,9 +11,10 @@ import typer
 
 from unflinch.cli import arguments as arg
 from unflinch.options import BenchOptions
+from unflinch.results import BenchmarkResults
 
 Data = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
         metavar="DIR",
         help="Folder with mmlu_test.jsonl, mmlu_dev.jsonl, hellaswag_val.jsonl, gsm8k_test.jsonl. [default: the Hub]",
@@ -59,23 +62,16 @@ def bench(
     Shows both scores with standard errors, their paired difference, and whether chance explains it (exact McNemar
     test). Needs lm-eval, which `pip install 'unflinch[bench]'` brings. The same command again continues a stopped one.
     """
-    from unflinch.cli import console, tables
+    given = locals()  # every parameter by name
+
+    from unflinch.cli import console
     from unflinch.cli.job import patch_folder
+    from unflinch.cli.tables import benchmark_summary
     from unflinch.run_folder import plain
     from unflinch.validate.benchmark_items import load_items, require_lm_eval
 
     require_lm_eval()
-    options = BenchOptions(
-        data=str(data) if data else None,
-        mmlu=mmlu,
-        hellaswag=hellaswag,
-        gsm8k=gsm8k,
-        mmlu_shots=mmlu_shots,
-        gsm8k_shots=gsm8k_shots,
-        gsm8k_tokens=gsm8k_tokens,
-        chat=chat,
-        seed=seed,
-    )
+    options = BenchOptions(**{field.name: given[field.name] for field in fields(BenchOptions)})
     items = load_items(options)
 
     from unflinch.models.load import load_model  # only now: a mistake above is told at once
@@ -95,14 +91,21 @@ def bench(
     check_base(factors, loaded.base_hash, model)
     comparison = Comparison(loaded, factors, options, strength)
     folder = (out or place.parent / "bench") / comparison.name
-    try:
-        with console.progress() as progress:
-            results = measure(comparison, items, folder, progress)
-    except KeyboardInterrupt:
-        console.note(f"stopped; answers are kept in {folder}, the same command continues")
-        raise typer.Exit(130) from None
+    results = _finished(lambda progress: measure(comparison, items, folder, progress), folder)
     if json:
         console.show_json({"settings": comparison.settings, **plain(results), "folder": str(folder)})
         return
-    console.show(tables.benchmark_summary(results.scores))
+    console.show(benchmark_summary(results.scores))
     console.show_line(f"results in  {folder}")
+
+
+def _finished(measured: Callable[..., BenchmarkResults], folder: Path) -> BenchmarkResults:
+    """Return what was measured, with progress shown, or say on Ctrl-C where the answers are kept."""
+    from unflinch.cli import console
+
+    try:
+        with console.progress() as progress:
+            return measured(progress)
+    except KeyboardInterrupt:
+        console.note(f"stopped; answers are kept in {folder}, the same command continues")
+        raise typer.Exit(130) from None
