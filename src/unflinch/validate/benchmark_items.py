@@ -122,8 +122,10 @@ def _checked(records: Iterable[object], place: str, check: Callable[[Mapping[str
     rows = []
     for number, record in enumerate(records, start=1):
         try:
-            rows.append(check(record))  # type: ignore[arg-type] # of another type it lacks the fields, as told below
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            if not isinstance(record, Mapping):
+                raise TypeError("no object with named fields")
+            rows.append(check(record))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise PromptFileError(
                 f"{place}, row {number}, is no item of this benchmark ({type(error).__name__}: {error}); "
                 "expected the fields of the original data set: fetch it again"
