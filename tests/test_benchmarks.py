@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,9 +12,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from tiny_models import own_logits, tiny_model
+from tiny_benchmarks import write_items
+from tiny_models import own_logits, save_model, tiny_model
+from tiny_patches import random_patch
 
+from unflinch.options import BenchOptions
 from unflinch.patch.attach import attached
+from unflinch.patch.save import save_patch
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 
@@ -90,3 +95,30 @@ def test_a_foreign_adapter_is_read_with_its_own_scaling(module: Any, tmp_path: P
     with torch.no_grad():
         weight += 3 * b @ a
     torch.testing.assert_close(found, own_logits(model, ids), rtol=1e-4, atol=1e-4)
+
+
+def test_the_cost_in_abilities_is_written_without_the_place_of_the_data(
+    module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_model("qwen2")
+    source, patch = save_model(model, tmp_path / "model"), save_patch(random_patch(model), tmp_path / "patch", "tiny")
+    write_items(tmp_path / "items")
+    capabilities, out = module("capabilities"), tmp_path / "out.json"
+    options = {"--data": "items", "--patch": patch, "--model": source, "--answers": "answers", "--fewer": 500}
+    line = [str(word) for pair in {**options, "--out": out}.items() for word in pair]
+    few = replace(BenchOptions(), mmlu_shots=1, gsm8k_shots=1, gsm8k_tokens=2)
+    monkeypatch.setattr(capabilities, "BenchOptions", lambda data: replace(few, data=data))
+    monkeypatch.setattr("sys.argv", ["capabilities.py", *line])
+    monkeypatch.chdir(tmp_path)
+    capabilities.main()
+    written = json.loads(out.read_text(encoding="utf-8"))
+    assert [(one["benchmark"], one["n"]) for one in written["scores"]] == [
+        ("mmlu", 2),
+        ("hellaswag", 1),
+        ("hellaswag", 1),
+        ("gsm8k", 1),
+        ("gsm8k", 1),
+    ]
+    assert set(written["seconds_an_item_and_side"]) == {"mmlu", "hellaswag", "gsm8k"}
+    assert str(tmp_path) not in out.read_text(encoding="utf-8")
+    assert "items" not in str(written["settings"])

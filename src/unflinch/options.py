@@ -208,3 +208,37 @@ class ValidateOptions:
             _share(f"validate.{name}", getattr(self, name))
         for name in ("max_kl_first_token", "max_kl_cvar95"):
             _above_zero(f"validate.{name}", getattr(self, name))
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """Which benchmark items are asked, and how."""
+
+    data: str | None = None
+    """Folder with `mmlu_test.jsonl` and the like; the Hub if not given."""
+    mmlu: int = 1000
+    """Items of MMLU; 0 leaves it out."""
+    hellaswag: int = 500
+    """Items of HellaSwag; 0 leaves it out."""
+    gsm8k: int = 100
+    """Items of GSM8K; 0 leaves it out."""
+    mmlu_shots: int = 5
+    """Answered examples before each MMLU question, of its own subject."""
+    gsm8k_shots: int = 5
+    """Answered examples before each GSM8K question, the same ones before all."""
+    gsm8k_tokens: int = 256
+    """Most tokens of an answer to a GSM8K question."""
+    chat: bool = False
+    """Ask through the model's chat template, each example a turn, in place of plain text."""
+    seed: int = 0
+    """Of the choice of items; of two limits the larger one's items hold the smaller one's."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        for name in ("mmlu", "hellaswag", "gsm8k", "mmlu_shots", "gsm8k_shots"):
+            _at_least(f"bench.{name}", getattr(self, name), 0)
+        _at_least("bench.gsm8k_tokens", self.gsm8k_tokens, 1)
+        if not (self.mmlu or self.hellaswag or self.gsm8k):
+            raise ConfigError(
+                "options bench.mmlu, bench.hellaswag and bench.gsm8k are all 0; ask items of at least one"
+            )

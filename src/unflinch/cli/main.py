@@ -15,6 +15,7 @@ import typer
 
 from unflinch import __version__
 from unflinch.cli.apply import apply
+from unflinch.cli.bench import bench
 from unflinch.cli.chat import chat
 from unflinch.cli.demo import demo
 from unflinch.cli.fit import fit
@@ -26,7 +27,7 @@ from unflinch.cli.validate import validate
 from unflinch.errors import UnflinchError
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False)
-for command in (demo, run, mine, scan, fit, validate, report, chat, apply):
+for command in (demo, run, mine, scan, fit, validate, bench, report, chat, apply):
     app.command()(command)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
@@ -12,7 +13,7 @@ from rich.text import Text
 from unflinch.data.mine import Spectrum
 from unflinch.report import wording
 from unflinch.report.run_results import RunResults, ScanFacts
-from unflinch.results import FitStage, LayerSeparation, RefusalCounts
+from unflinch.results import BenchmarkScore, FitStage, LayerSeparation, RefusalCounts
 
 BEST_LAYERS = 4
 MOST_GROUPS = 20
@@ -83,6 +84,23 @@ def fit_summary(stages: tuple[FitStage, ...]) -> RenderableType:
         shares = (stage.targets_refused_share, stage.keep_lost_share, stage.guard_lost_share)
         table.add_row(wording.words(stage.name), *map(wording.percent, shares), wording.nats(stage.kl_first_token_mean))
     return table
+
+
+def benchmark_summary(scores: Sequence[BenchmarkScore]) -> RenderableType:
+    """Return both models' scores with standard errors, and what became of the items."""
+    table = _table("benchmark", "items", "base", "with the patch", "difference", "lost, gained", "p")
+    for one in scores:
+        table.add_row(
+            wording.benchmark_metric(one),
+            str(one.n),
+            wording.score(one.base, one.base_error),
+            wording.score(one.patched, one.patched_error),
+            wording.score(one.difference, one.difference_error, sign="+"),
+            f"{one.lost}, {one.gained}",
+            f"{one.p_value:.2f}",
+        )
+    legend = "percent right \N{PLUS-MINUS SIGN} standard error; lost: only the base is right; p: exact McNemar test"
+    return Group(table, Text(legend, "dim"))
 
 
 def spectrum_summary(found: Spectrum) -> RenderableType:

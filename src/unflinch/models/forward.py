@@ -59,7 +59,11 @@ def shared_prefix_length(sequences: Sequence[Ids], reserve: int) -> int:
 
 def pad_batch(sequences: Sequence[Ids], reserve: int, pad_id: int, device: torch.device, share: bool) -> PaddedBatch:
     """Return the sequences as one batch; the last `reserve` tokens of each row stay outside the shared prefix."""
-    shared = shared_prefix_length(sequences, reserve) if share else 0
+    return pad_behind(sequences, shared_prefix_length(sequences, reserve) if share else 0, pad_id, device)
+
+
+def pad_behind(sequences: Sequence[Ids], shared: int, pad_id: int, device: torch.device) -> PaddedBatch:
+    """Return the sequences as one batch behind their first `shared` tokens, which must be the same in all of them."""
     longest = max(len(s) for s in sequences) - shared
     ids = torch.full((len(sequences), longest), pad_id, dtype=torch.long)
     mask = torch.zeros((len(sequences), shared + longest), dtype=torch.long)

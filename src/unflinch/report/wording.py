@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from unflinch.report.run_results import RunResults
-from unflinch.results import Interval, Limit, RefusalCounts
+from unflinch.results import BenchmarkScore, Interval, Limit, RefusalCounts
 
 NO_BREAK = "\N{NO-BREAK SPACE}"
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -91,6 +91,17 @@ def title(name: str) -> str:
 def language(code: str) -> str:
     """Return the English name of a language code where it is a common one, else the code."""
     return _LANGUAGES.get(code.lower(), code)
+
+
+def benchmark_metric(score: BenchmarkScore) -> str:
+    """Return name and metric of a benchmark: `GSM8K strict-match`."""
+    names = {"mmlu": "MMLU", "hellaswag": "HellaSwag", "gsm8k": "GSM8K"}
+    return f"{names.get(score.benchmark, score.benchmark)} {score.metric.rpartition(', ')[2]}"
+
+
+def score(value: float, error: float, sign: str = "") -> str:
+    """Return a share in percent with its standard error: `43.2 ± 1.6`."""
+    return f"{100 * value:{sign}.1f} \N{PLUS-MINUS SIGN} {100 * error:.1f}"
 
 
 def limit_value(value: float, unit: str) -> str:
