@@ -18,6 +18,7 @@ from unflinch.cli.apply import apply
 from unflinch.cli.chat import chat
 from unflinch.cli.demo import demo
 from unflinch.cli.fit import fit
+from unflinch.cli.judge import judge
 from unflinch.cli.mine import mine
 from unflinch.cli.report import report
 from unflinch.cli.run import run
@@ -26,7 +27,7 @@ from unflinch.cli.validate import validate
 from unflinch.errors import UnflinchError
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False)
-for command in (demo, run, mine, scan, fit, validate, report, chat, apply):
+for command in (demo, run, mine, scan, fit, validate, report, chat, apply, judge):
     app.command()(command)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 from unflinch.results import Judgement
 from unflinch.validate.judge_text import (
@@ -57,6 +57,7 @@ _QUOTES: Final = ('"', "“", "„", "«", "「", "『", "`")
 _LAST_WORD: Final = re.compile(r"(?:[\u4e00-\u9fff]\W?|[^\s\u4e00-\u9fff]+)\Z")
 
 
+@runtime_checkable
 class Judge(Protocol):
     """Says what an answer does with its prompt."""
 
@@ -109,7 +110,7 @@ class RuleJudge:
         end = answer_so_far.rstrip()
         last = _LAST_WORD.search(end[-60:])
         for text in (end[: len(end) - len(last[0])] if last else end, answer_so_far):
-            judgement = self(prompt, text)
+            judgement = RuleJudge.__call__(self, prompt, text)  # whatever a judge built on the rules adds
             if judgement.label != "refuses" or judgement.score < DECISIVE_SCORE:
                 return None
         return True
