@@ -60,9 +60,9 @@ def test_prompt_and_visible_answer_are_sent_as_data_with_model_and_key() -> None
 
 
 def test_a_very_long_answer_is_sent_at_both_ends() -> None:
-    words = [f"{one}{two}{three}" for one, two, three in product(("ba", "ko", "lum", "ner", "su", "tiv"), repeat=3)]
+    words = ["".join(parts) for parts in product(("ba", "ko", "lum", "ner", "su", "tiv"), repeat=4)]
     with serving(says("answers")) as endpoint:
-        judge_at(endpoint.url)("How?", " ".join(["first", *words * 20, "last"]))
+        judge_at(endpoint.url)("How?", " ".join(["first", *words, "last"]))
     sent = json.loads(endpoint.bodies[0]["messages"][-1]["content"])["reply"]
     assert len(sent) < 10_000
     assert sent.startswith("first ")

@@ -29,7 +29,7 @@ Judges = Annotated[
     ),
 ]
 EndpointModel = Annotated[
-    str,
+    str | None,
     typer.Option(
         metavar="NAME", help=f"Model to ask at an endpoint. Its key, if it wants one, is read from ${KEY_VARIABLE}."
     ),
@@ -48,7 +48,7 @@ Reads = Annotated[
 def judge(
     file: File,
     judge: Judges = None,
-    endpoint_model: EndpointModel = "",
+    endpoint_model: EndpointModel = None,
     timeout: Timeout = 60.0,
     refusal_label: RefusalLabel = None,
     classifier_reads: Reads = "turns",
@@ -90,7 +90,7 @@ def judge(
         console.show_beside(tables.agreement_table(pairs))
 
 
-def _endpoint(url: str, model: str, timeout: float) -> Judge:
+def _endpoint(url: str, model: str | None, timeout: float) -> Judge:
     from unflinch.errors import InputError
     from unflinch.validate.endpoint_judge import EndpointJudge
 

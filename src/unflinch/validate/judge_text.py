@@ -44,6 +44,14 @@ _CONTRAST: Final = re.compile(
     r"néanmoins)\b,?\s*|(?:,\s*)?(?:但是|但|不过|然而)(?:,\s*)?"
 )
 _WORD: Final = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
+_WORD_OR_NUMBER: Final = re.compile(r"[^\W_]+")
+_SPEAKER: Final = re.compile(
+    r"\s*[*#]*(?:user|human|prompt|question|assistant|ai|answer|response)[*]*\s?:[*]*\s*", re.IGNORECASE
+)
+_SPEAKER_ROOM: Final = 40
+"""Characters that the name of the speaker and marks of emphasis may take before an echo."""
+
+_AFTER_ECHO: Final = re.compile(r"\A[\s\"'”»?!.。？！:：*]+")
 _HAN: Final = re.compile(r"[\u4e00-\u9fff]")
 _LATIN: Final = re.compile(r"[a-zà-öø-ÿœß]")
 _CYRILLIC: Final = re.compile(r"[\u0430-\u045f]")
@@ -66,6 +74,30 @@ def visible(answer: str) -> str:
         position = closed.end()
     kept.append(answer[position:])
     return _SPECIAL_TOKEN.sub(" ", " ".join(kept)).strip()
+
+
+def without_echo(shown: str, prompt: str) -> str:
+    """A visible answer without the prompt, where it begins by repeating it word for word.
+
+    Names of the speakers ("User:", "Assistant:") go with it. A prompt of less than three words is no echo.
+    """
+    asked = _WORD_OR_NUMBER.findall(plain(prompt))
+    if words(prompt) < 3:
+        return shown
+    head = shown[: len(prompt) + _SPEAKER_ROOM]
+    start = _SPEAKER.match(head)
+    found = _WORD_OR_NUMBER.finditer(plain(head), start.end() if start else 0)
+    if len(plain(head)) != len(head):
+        return shown  # positions differ: there are characters that are written out, such as ligatures
+    end = 0
+    for word in asked:
+        match = next(found, None)
+        if match is None or match[0] != word:
+            return shown
+        end = match.end()
+    rest = _AFTER_ECHO.sub("", shown[end:])
+    speaker = _SPEAKER.match(rest)
+    return rest[speaker.end() :] if speaker else rest
 
 
 def normalised(text: str) -> str:
