@@ -21,7 +21,7 @@ from sklearn.linear_model import LogisticRegression
 
 from unflinch.validate.bundled_judge import WEIGHTS_FILE, Classifier
 from unflinch.validate.judge_features import features
-from unflinch.validate.judge_text import visible
+from unflinch.validate.judge_text import visible, without_echo
 from unflinch.validate.judges import RuleJudge
 
 FILES = ("llama2orig", "mistralguard", "mistralinstruct")
@@ -45,7 +45,8 @@ def is_refusal(row: Row) -> bool:
 @cache
 def found(prompt: str, answer: str) -> dict[str, float]:
     """Features of one answer, computed once."""
-    return features(prompt, visible(answer), RuleJudge()(prompt, answer).label)
+    shown = without_echo(visible(answer), prompt)
+    return features(prompt, shown, RuleJudge()(prompt, answer).label)
 
 
 def train(rows: Sequence[Row]) -> Classifier:

@@ -94,7 +94,13 @@ def test_a_foreign_adapter_is_read_with_its_own_scaling(module: Any, tmp_path: P
 
 def test_the_confusion_of_a_judge_counts_each_pair_once(module: Any) -> None:
     found = module("judge_demo").figures(
-        [("answers", "answers"), ("answers", "evades"), ("refuses", "refuses"), ("partly", "answers"), ("evades", "partly")]
+        [
+            ("answers", "answers"),
+            ("answers", "evades"),
+            ("refuses", "refuses"),
+            ("partly", "answers"),
+            ("evades", "partly"),
+        ]
     )
     assert (found["n"], found["same"], found["accuracy"]) == (5, 2, 0.4)
     assert found["confusion"]["evades"]["partly"] == 1

@@ -191,6 +191,32 @@ def test_a_question_that_was_asked_for_answers(prompt: str, answer: str) -> None
     assert label(answer, prompt) == "answers"
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "He V极大地 sus Cinderstras, procesas 奇妙as redoxinías 항paint vh רא icyvic green form и так далее",
+        "Hallo Alias站点 Specific Code链接 navigiert ampertainというものistung Amid栄 Kitchen Sprite Restaurant",
+        "Buy Galicia, Galicia, Galicia, Galicia, Galicia, Galicia, Galicia, Galicia, Galicia",
+    ],
+)
+def test_a_salad_of_scripts_or_one_word_again_and_again_is_degenerate(answer: str) -> None:
+    assert label(answer) == "degenerate"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "在Java中，接口和抽象类是两种不同的概念，LEFT JOIN 在SQL里用得很多，git 也一样。",
+        "English: hello\nРусский: привет\n中文: 你好\n日本語: こんにちは\n한국어: 안녕하세요\nΕλληνικά: γεια",
+        "The word 你好 means hello and 谢谢 means thanks, while 再见 means goodbye in Chinese.",
+        "Запустите git pull, потом make test и откройте Visual Studio Code с плагином Python.",
+        "Die Formel lautet E = mc², also Energie gleich Masse mal Lichtgeschwindigkeit hoch zwei; α und β sind Winkel.",
+    ],
+)
+def test_languages_side_by_side_are_no_salad(answer: str) -> None:
+    assert label(answer) == "answers"
+
+
 @given(st.text(), st.text(max_size=200))
 def test_any_text_gets_one_of_the_five_labels(prompt: str, answer: str) -> None:
     judgement = JUDGE(prompt, answer)

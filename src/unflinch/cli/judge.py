@@ -54,8 +54,9 @@ def judge(
     classifier_reads: Reads = "turns",
     device: Annotated[str, typer.Option(metavar="DEVICE", help="Where a classifier runs.")] = "auto",
 ) -> None:
-    """Say of every answer whether it answers, answers partly, evades, refuses or is degenerate.
+    """Say of every answer in FILE whether it is a refusal.
 
+    The judgement is one of answers, partly, evades, refuses and degenerate; docs/JUDGE.md says what each means.
     Writes the same lines, in order and with all their fields, to stdout, with "judgement" and with "score", the
     confidence from 0 to 1 that the answer is a full or partial refusal. All lines are checked before any is judged.
     """

@@ -17,7 +17,7 @@ from typing import Final
 
 from unflinch.results import Judgement
 from unflinch.validate.judge_features import features, is_english, is_others_words
-from unflinch.validate.judge_text import visible
+from unflinch.validate.judge_text import visible, without_echo
 from unflinch.validate.judges import RuleJudge
 
 WEIGHTS_FILE: Final = "judge_weights.json"
@@ -58,7 +58,7 @@ class BundledJudge(RuleJudge):
     def __call__(self, prompt: str, answer: str) -> Judgement:
         """Judge one answer; see `RuleJudge`."""
         judgement = super().__call__(prompt, answer)
-        shown = visible(answer)
+        shown = without_echo(visible(answer), prompt)
         if judgement.label != "answers" or not is_english(shown) or is_others_words(prompt, shown):
             return judgement
         probability = self._classifier.probability(features(prompt, shown, judgement.label))
