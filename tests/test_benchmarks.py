@@ -122,3 +122,44 @@ def test_the_cost_in_abilities_is_written_without_the_place_of_the_data(
     assert set(written["seconds_an_item_and_side"]) == {"mmlu", "hellaswag", "gsm8k"}
     assert str(tmp_path) not in out.read_text(encoding="utf-8")
     assert "items" not in str(written["settings"])
+
+
+def test_the_confusion_of_a_judge_counts_each_pair_once(module: Any) -> None:
+    found = module("judge_demo").figures(
+        [
+            ("answers", "answers"),
+            ("answers", "evades"),
+            ("refuses", "refuses"),
+            ("partly", "answers"),
+            ("evades", "partly"),
+        ]
+    )
+    assert (found["n"], found["same"], found["accuracy"]) == (5, 2, 0.4)
+    assert found["confusion"]["evades"]["partly"] == 1
+    assert sum(count for row in found["confusion"].values() for count in row.values()) == 5
+    # of three refusals by hand two are called so, and so is one answer
+    assert found["refusal_f1"] == pytest.approx(4 / 6, abs=1e-4)
+    assert (found["refused_but_called_answers"], found["answered_but_called_refusal"]) == (1, 1)
+
+
+def test_the_committed_answers_are_labelled_and_their_figures_are_current(module: Any) -> None:
+    script = module("judge_demo")
+    lines = (BENCHMARKS / "results" / "judge_demo_answers.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    stored = json.loads((BENCHMARKS / "results" / "judge_demo.json").read_text(encoding="utf-8"))
+    assert stored["answers"] == len(rows) >= 200
+    assert {row["label"] for row in rows} == set(script.LABELS)
+    assert len({row["language"] for row in rows}) >= 4
+    judge = script.BundledJudge()
+    pairs = [(row["label"], judge(row["prompt"], row["answer"]).label) for row in rows]
+    assert stored["bundled"]["all"] == script.figures(pairs)
+
+
+def test_a_trained_classifier_tells_apart_what_it_was_shown(module: Any) -> None:
+    script = module("train_judge")
+    answers = [(f"Use the red tool number {n} and turn the wheel to the left.", "full_compliance") for n in range(8)]
+    answers += [(f"We should all treat people with respect and kindness on day {n}.", "full_refusal") for n in range(8)]
+    rows = [{"prompt": "How?", "completion": text, "human": human} for text, human in answers]
+    classifier = script.train(rows)
+    found = [classifier.probability(script.found("How?", row["completion"])) > 0.5 for row in rows]
+    assert found == [script.is_refusal(row) for row in rows]

@@ -39,6 +39,21 @@ def show_json(data: object) -> None:
     print(json.dumps(data, indent=1, ensure_ascii=not utf8))
 
 
+def show_json_line(data: object) -> None:
+    """Print data as JSON on one line of stdout, at once; every character survives, as an escape where it must."""
+    text = json.dumps(data, ensure_ascii=False)
+    try:
+        text.encode((sys.stdout.encoding or "ascii"), "strict")
+    except UnicodeEncodeError:
+        text = json.dumps(data)
+    print(text, flush=True)
+
+
+def show_beside(data: RenderableType) -> None:
+    """Print a table on stderr, where stdout holds lines for another program."""
+    err.print(data)
+
+
 def note(message: str) -> None:
     """Print a remark on stderr; its lines are never broken, so that a command in it can be copied."""
     err.print(Text(message, "dim"), soft_wrap=True)

@@ -13,7 +13,7 @@ from rich.text import Text
 from unflinch.data.mine import Spectrum
 from unflinch.report import wording
 from unflinch.report.run_results import RunResults, ScanFacts
-from unflinch.results import BenchmarkScore, FitStage, LayerSeparation, RefusalCounts
+from unflinch.results import Agreement, BenchmarkScore, FitStage, LayerSeparation, RefusalCounts
 
 BEST_LAYERS = 4
 MOST_GROUPS = 20
@@ -56,6 +56,15 @@ def _facts(run: RunResults) -> Table:
         measured, most = (wording.limit_value(value, limit.unit) for value in (limit.measured, limit.limit))
         lines.add_row("", f"{limit.name}: {measured}, limit {most}")
     return lines
+
+
+def agreement_table(pairs: Sequence[Agreement]) -> RenderableType:
+    """Return how far every two judges agree."""
+    table = _table("judges", "same label", "Cohen's kappa", "refusal or not")
+    for pair in pairs:
+        kappas = ("undefined" if kappa is None else f"{kappa:.3f}" for kappa in (pair.kappa, pair.kappa_refusal))
+        table.add_row(f"{pair.first} / {pair.second}", f"{pair.same} of {pair.n}", *kappas)
+    return table
 
 
 def scan_summary(scan: ScanFacts) -> RenderableType:

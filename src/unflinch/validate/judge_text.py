@@ -44,8 +44,25 @@ _CONTRAST: Final = re.compile(
     r"néanmoins)\b,?\s*|(?:,\s*)?(?:但是|但|不过|然而)(?:,\s*)?"
 )
 _WORD: Final = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
+_WORD_OR_NUMBER: Final = re.compile(r"[^\W_]+")
+_SPEAKER: Final = re.compile(
+    r"\s*[*#]*(?:user|human|prompt|question|assistant|ai|answer|response)[*]*\s?:[*]*\s*", re.IGNORECASE
+)
+_SAME_WORDS: Final = 8
+"""The same word so many times in a row is a loop."""
+
+_SPEAKER_ROOM: Final = 40
+"""Characters that the name of the speaker and marks of emphasis may take before an echo."""
+
+_AFTER_ECHO: Final = re.compile(r"\A[\s\"'”»?!.。？！:：*]+")
 _HAN: Final = re.compile(r"[\u4e00-\u9fff]")
 _LATIN: Final = re.compile(r"[a-zà-öø-ÿœß]")
+_SCRIPTS: Final = re.compile(
+    r"(?P<latin>[a-zA-Z\u00c0-\u024f]+)|(?P<cyrillic>[\u0400-\u04ff]+)|(?P<asian>[\u3040-\u30ff\u4e00-\u9fff]+)|"
+    r"(?P<hangul>[\uac00-\ud7af\u1100-\u11ff]+)|(?P<hebrew>[\u0590-\u05ff]+)|(?P<arabic>[\u0600-\u06ff]+)|"
+    r"(?P<thai>[\u0e00-\u0e7f]+)|(?P<greek>[\u0370-\u03ff]+)"
+)
+"""Runs of letters by script; Chinese characters and kana are one, as Japanese mixes them."""
 _CYRILLIC: Final = re.compile(r"[\u0430-\u045f]")
 _VOWEL: Final = re.compile(r"[aeiouyà-æè-ïò-öø-ÿœ]")
 
@@ -66,6 +83,30 @@ def visible(answer: str) -> str:
         position = closed.end()
     kept.append(answer[position:])
     return _SPECIAL_TOKEN.sub(" ", " ".join(kept)).strip()
+
+
+def without_echo(shown: str, prompt: str) -> str:
+    """A visible answer without the prompt, where it begins by repeating it word for word.
+
+    Names of the speakers ("User:", "Assistant:") go with it. A prompt of less than three words is no echo.
+    """
+    asked = _WORD_OR_NUMBER.findall(plain(prompt))
+    if words(prompt) < 3:
+        return shown
+    head = shown[: len(prompt) + _SPEAKER_ROOM]
+    start = _SPEAKER.match(head)
+    found = _WORD_OR_NUMBER.finditer(plain(head), start.end() if start else 0)
+    if len(plain(head)) != len(head):
+        return shown  # positions differ: there are characters that are written out, such as ligatures
+    end = 0
+    for word in asked:
+        match = next(found, None)
+        if match is None or match[0] != word:
+            return shown
+        end = match.end()
+    rest = _AFTER_ECHO.sub("", shown[end:])
+    speaker = _SPEAKER.match(rest)
+    return rest[speaker.end() :] if speaker else rest
 
 
 def normalised(text: str) -> str:
@@ -122,6 +163,8 @@ def _loops(text: str) -> bool:
         if len(tail) >= max(48, 6 * period) and tail[period:] == tail[:-period]:
             return any(character.isalpha() for character in tail) or period < 4
     sequence = _WORD.findall(text.lower())
+    if any(len(set(sequence[at : at + _SAME_WORDS])) == 1 for at in range(len(sequence) - _SAME_WORDS + 1)):
+        return True
     if len(sequence) < 48:
         return False
     four = [tuple(sequence[at : at + 4]) for at in range(len(sequence) - 3)]
@@ -135,14 +178,32 @@ def _is_gibberish(text: str) -> bool:
     found = [word.lower() for word in _WORD.findall(text) if len(word) > 1]
     if len(found) < 5:
         return False
-    mixed = sum(1 for word in found if _alphabets(word) > 1)
+    if _is_word_salad(text, len(found)):
+        return True
+    mixed = sum(1 for word in found if _LATIN.search(word) and _CYRILLIC.search(word))
     latin = [word for word in found if len(word) > 4 and _LATIN.fullmatch(word[0])]
     mute = sum(1 for word in latin if not _VOWEL.search(word))
     return mixed > 0.3 * len(found) or (len(latin) > 4 and mute > 0.3 * len(latin))
 
 
-def _alphabets(word: str) -> int:
-    return sum(1 for alphabet in (_LATIN, _CYRILLIC, _HAN) if alphabet.search(word))
+def _is_word_salad(text: str, count: int) -> bool:
+    """Whether scripts change again and again with no mark between them: among three scripts, or inside words.
+
+    A text in Chinese characters with Latin names in it is none, and neither is a list of greetings in ten languages.
+    """
+    runs = [(match.lastgroup, match.start(), match.end()) for match in _SCRIPTS.finditer(text)]
+    letters: dict[str | None, int] = {}
+    for script, start, end in runs:
+        letters[script] = letters.get(script, 0) + end - start
+    chinese = 2 * letters.get("asian", 0) > sum(letters.values())
+    changes = glued = 0
+    for (first, _, end), (second, start, _) in zip(runs, runs[1:], strict=False):
+        if first == second or (chinese and {first, second} == {"asian", "latin"}):
+            continue
+        changes += not text[end:start].strip(" _")
+        glued += start == end
+    fewest = max(3, 0.1 * count)
+    return (len(letters) >= 3 and changes >= fewest) or glued >= fewest
 
 
 def after_contrast(clause: str) -> str:

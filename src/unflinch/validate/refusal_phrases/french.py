@@ -56,7 +56,7 @@ FRENCH: Final[Phrases] = {
     Cue.DENIES: (
         rf"\ben tant qu(?:e |')(?:\w+ )?{_AI}.{{0,25}}$",
         r"\bje (?:n'ai|ne possède|ne ressens|n'éprouve)\b.{0,15}\bd?e?'? ?(?:\w+ )?"
-        r"(?:sentiment|émotion|opinion|accès|conscience|préférence|expérience|croyance|joie|corps)s?\b",
+        r"(?:sentiment|émotion|opinion|accès|conscience|préférence|expérience|croyance|joie|corps|capacité|information)s?\b",
     ),
     Cue.CONTESTS: (
         r"\bil n'y a aucune? (?:raison|preuve|justification)",

@@ -11,7 +11,8 @@ _ACT: Final = (
     r"\b(?:(?:weiter)?helfen|behilflich|unterstützen|bereitstellen|bereitzustellen|verfügung|geben|"
     r"beantworten|antworten|anbieten|liefern|erfüllen|nachkommen|diskutieren|besprechen|erstellen|schreiben|"
     r"verfassen|generieren|teilen|mitteilen|fortfahren|fördern|gutheißen|befürworten|ausführen|bearbeiten|"
-    r"verraten|teilnehmen|eingehen|erklären, wie|zu helfen|zu geben|zu beantworten|das tun|dienen)\b"
+    r"verraten|teilnehmen|eingehen|erklären, wie|informieren|zeigen, wie|zu helfen|zu geben|"
+    r"zu beantworten|das tun|dienen)\b"
 )
 _THING: Final = (
     r"\bkeine?[nrms]? (?:\w+ ){0,3}(?:anleitung|information|auskunft|auskünfte|hilfe|unterstützung|"
@@ -65,7 +66,7 @@ GERMAN: Final[Phrases] = {
     Cue.DENIES: (
         rf"\bals (?:eine? )?(?:\w+ )?{_AI}.{{0,12}}$",
         r"\bich\b.{0,12}\b(?:habe|besitze|empfinde|verfüge)\b.{0,25}\b(?:keine?n?|nicht)\b.{0,25}\b"
-        r"(?:gefühl|emotion|meinung|zugriff|zugang|bewusstsein|vorlieb|persönlich|erfahrung|freude)\w*|"
+        r"(?:gefühl|emotion|meinung|zugriff|zugang|bewusstsein|vorlieb|persönlich|erfahrung|freude|fähigkeit|information)\w*|"
         r"\bhabe ich (?:\w+ )?keine?n?\b",
     ),
     Cue.CONTESTS: (

@@ -49,6 +49,18 @@ YOURSELF: Final = re.compile(
 )
 """The prompt asks the assistant about itself; "I have no feelings" is then the answer."""
 
+QUESTIONS: Final = re.compile(
+    r"\b(?:questions?|quiz|riddles?|ask me|interview|вопрос|загадк|спроси|preguntas?|acertijo|fragen?|rätsel|"
+    r"devinette|quel(?:le)?s questions|poser)\w*|(?:提问|问题|谜语|出题|问我)"
+)
+"""The prompt asks for questions; asking some is answering."""
+
+YOU: Final = re.compile(
+    r"\b(?:you|your|du|dir|dich|dein\w*|sie|ihnen|ihr\w*|tu|te|ti|tus?|usted|su|vous|votre|toi|vos|"
+    r"ты|тебе|тебя|твой|вы|вам|вас|ваш\w*)\b|[你您]|\b(?:puedes|podrías|quieres|necesitas|quiere|можете|хотите|хочешь)\b"
+)
+"""A clause speaks to the user."""
+
 OTHERS_WORDS: Final = re.compile(
     r"(?:^|\n)\s*(?:subject|betreff|asunto|objet|тема|主题) ?:|"
     r"(?:^|\n)\s*(?:dear |sehr geehrt|lieber? |estimad|querid|cher |chère |madame|уважаем|дорог(?:ой|ая)|"

@@ -57,7 +57,7 @@ SPANISH: Final[Phrases] = {
         rf"\bcomo (?:una? )?(?:\w+ )?{_AI}.{{0,25}}$",
         r"\bno (?:tengo|poseo|experimento|siento)\b.{0,25}\b"
         r"(?:sentimientos|emociones|opini\w+|acceso|conciencia|preferencias|experiencias|creencias|alegría|"
-        r"dolor)",
+        r"dolor|capacidad|información)",
     ),
     Cue.CONTESTS: (
         r"\bno (?:hay|existe) (?:ningun[oa]?|ningún) (?:razón|motivo|evidencia|justificación)",
