@@ -206,7 +206,7 @@ class ValidateOptions:
     max_dialogues_babbling: float = 0.05
     """Largest share of dialogues in which the patched model babbles and the base model does not."""
     max_perplexity_ratio: float = 1.5
-    """Largest perplexity of the patched model's dialogue answers, over that of the base model's own, under the latter."""
+    """Largest perplexity under the base model of the patched model's dialogue answers, over that of its own answers."""
     keep_best: bool = False
     """Write a patch that misses a limit, marked as failed. One that fails the guard is never written."""
 
