@@ -53,13 +53,13 @@ class MeasuredDialogue:
     dialogue: Dialogue
     before: Transcript
     after: Transcript
-    kl: tuple[Float[Tensor, " tokens"], ...]
+    kl: tuple[Float[Tensor, " _tokens"], ...]
     """KL(base || patched) along the base model's answers."""
-    flips: tuple[Bool[Tensor, " tokens"], ...]
+    flips: tuple[Bool[Tensor, " _tokens"], ...]
     """Whether the most likely token changed there."""
-    surprise_before: tuple[Float[Tensor, " tokens"], ...]
+    surprise_before: tuple[Float[Tensor, " _tokens"], ...]
     """-log p of the base model's own answers under the base model, in nats."""
-    surprise_after: tuple[Float[Tensor, " tokens"], ...]
+    surprise_after: tuple[Float[Tensor, " _tokens"], ...]
     """-log p of the patched model's answers under the base model, in nats."""
 
 
