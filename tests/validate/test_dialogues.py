@@ -77,9 +77,7 @@ def test_kl_and_surprise_equal_a_loop_over_single_unpadded_sequences(family: str
     moved = 0.0
     for found in measured:
         own = (found.kl, found.flips, found.surprise_before)
-        for context, answer, kl, flips, surprise in zip(
-            found.before.contexts, found.before.answers, *own, strict=True
-        ):
+        for context, answer, kl, flips, surprise in zip(found.before.contexts, found.before.answers, *own, strict=True):
             base = own_logits(model, (*context, *answer)).double()[-len(answer) - 1 : -1]
             with attached(model, patch):
                 changed = own_logits(model, (*context, *answer)).double()[-len(answer) - 1 : -1]

@@ -61,5 +61,5 @@ def _nats(name: str, found: KLDistribution, figure: str, limit: float) -> Limit:
 
 
 def _perplexity(ratio: Estimate, n: int, limit: float) -> Limit:
-    name = "perplexity of dialogue answers"
-    return Limit(name, ratio.value, limit, ratio.interval, n, n > 0 and ratio.value <= limit, "times the base model's")
+    name = "perplexity of dialogue answers, patched over base"
+    return Limit(name, ratio.value, limit, ratio.interval, n, n > 0 and ratio.value <= limit, "×")
