@@ -60,7 +60,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "kl_tokens": 6,
         "max_targets_refused": 0.75,
         "max_kl_first_token": 1.0,
+        "max_kl_p99": 5.0,
         "max_kl_cvar95": 5.0,
+        "dialogues": 6,
+        "dialogue_tokens": 12,
+        "max_dialogues_babbling": 0.5,
+        "max_perplexity_ratio": 4.0,
     },
 }
 """Generous: so tiny a model has little room between what is right and what is wrong."""

@@ -98,6 +98,7 @@ def axes_at(figure: Figure, left: int, top: int, width: int, height: int) -> Axe
 
 
 def shortened(text: str, length: int) -> str:
+    """Return a text of at most `length` characters, cut with an ellipsis."""
     return text if len(text) <= length else text[: length - 1].rstrip() + "…"
 
 
