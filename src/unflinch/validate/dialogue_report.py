@@ -14,10 +14,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from unflinch.data.dialogues import Dialogue
 from unflinch.metrics.intervals import Draws, percentile_interval, rate, resampled
 from unflinch.metrics.kl import kl_distribution
-from unflinch.results import DialogueOutcome, DialogueReport, Estimate, Interval, Label, Speech, TurnKL
+from unflinch.results import DialogueOutcome, DialogueReport, Estimate, Interval, Judgement, Label, Speech, TurnKL
 from unflinch.validate.babble import guess_language, other_script_share, repeated_share
 from unflinch.validate.dialogues import Advance, MeasuredDialogue, Transcript, lead, measure_dialogues
-from unflinch.validate.judges import Judge
 
 JudgeAnswer = Callable[[str, str], Label]
 """Takes what was asked and what was answered."""
@@ -38,7 +37,7 @@ def report_dialogues(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     dialogues: Sequence[Dialogue],
-    judge: Judge,
+    judge: Callable[[str, str], Judgement],
     changed: Callable[[], AbstractContextManager[object]],
     max_new_tokens: int,
     progress: Callable[[str, int], Advance],
@@ -49,7 +48,7 @@ def report_dialogues(
         model: the base model.
         tokenizer: with a chat template.
         dialogues: what the user says.
-        judge: labels the answers.
+        judge: takes what was asked and what was answered.
         changed: context in which the model is patched.
         max_new_tokens: most tokens of an answer.
         progress: called with who answers and how many answers there will be; returns what counts them.
