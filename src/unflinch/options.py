@@ -203,7 +203,7 @@ class ValidateOptions:
     """How many of the bundled ordinary dialogues are led, of three turns each; languages take turns."""
     dialogue_tokens: int = 24
     """Most tokens of an answer in a dialogue."""
-    max_dialogues_babbling: float = 0.05
+    max_dialogues_babbling: float = 0.10
     """Largest share of dialogues in which the patched model babbles and the base model does not."""
     max_perplexity_ratio: float = 1.5
     """Largest perplexity under the base model of the patched model's dialogue answers, over that of its own answers."""

@@ -39,7 +39,7 @@ def _figures(run: RunResults) -> Table:
     )
     if run.dialogues and run.dialogues.turns:
         last = run.dialogues.turns[-1]
-        name = f"  the same, turn {last.turn} of dialogues"
+        name = f"  turn {last.turn} of dialogues"
         table.add_row(name, wording.nats(last.kl.mean), _nats_range(last.kl.mean_interval), "")
         babbling = run.dialogues.babbling
         found = f"{babbling.count} of {babbling.n} ({wording.percent(babbling.value)})"
