@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
@@ -160,6 +161,15 @@ def _drawable(values: Sequence[float]) -> list[float]:
     return [max(value, _SMALLEST_KL) if math.isfinite(value) else _SMALLEST_KL for value in values]
 
 
+def _nats_ticks(axis: Axis, most: int) -> None:
+    """Label a logarithmic axis at about `most` places, at 1, 2 and 5 where it spans few powers of ten."""
+    low, high = sorted(axis.get_view_interval())
+    subs = (1.0, 2.0, 5.0) if math.log10(high / low) * 3 <= most else (1.0,)
+    axis.set_major_locator(LogLocator(subs=subs, numticks=most))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(_tick))
+
+
 def kl_group_figure(
     name: str, description: str, groups: Sequence[KLGroup], width: int, label: Callable[[str], str] = title
 ) -> str:
@@ -189,13 +199,14 @@ def kl_group_figure(
             if wide:
                 place = ("axes fraction", "data")
                 count = f"n = {found.n}"
-                axes.annotate(count, (1, row), (right - 4, 0), place, "offset points", ha="right", va="center")
+                axes.annotate(
+                    count, (1, row), (right - 4, 0), place, "offset points", ha="right", va="center", color=MUTED
+                )
         axes.set_xscale("log")
         axes.set_ylim(len(groups) - 0.5, -0.5)
         axes.set_yticks(range(len(groups)), [shortened(label(group.group), 32 if wide else 20) for group in groups])
-        axes.xaxis.set_major_locator(LogLocator(numticks=8 if wide else 4))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(FuncFormatter(_tick))
+        _nats_ticks(axes.xaxis, 10 if wide else 4)
+        axes.set_xlabel("Nats per token", labelpad=6)
         axes.tick_params(axis="y", labelcolor=INK, pad=8)
         axes.tick_params(length=0)
         axes.grid(axis="x")
@@ -203,7 +214,7 @@ def kl_group_figure(
             axes.axhline(row - 0.5, color=GRID, linewidth=0.6)
         axes.spines[["left", "bottom"]].set_visible(False)
 
-    return themed_svg(name, description, (width, height + 34), draw)
+    return themed_svg(name, description, (width, height + 58), draw)
 
 
 def kl_position_figure(name: str, description: str, positions: Sequence[KLPosition], width: int) -> str:
@@ -224,9 +235,7 @@ def kl_position_figure(name: str, description: str, positions: Sequence[KLPositi
         axes.plot(places, drawn["mean"], color=AFTER, linewidth=2, marker="o", markersize=4)
         axes.plot(places, drawn["p95"], color=MUTED, linewidth=1.4, linestyle="--")
         axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(numticks=6))
-        axes.yaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_major_formatter(FuncFormatter(_tick))
+        _nats_ticks(axes.yaxis, 6)
         axes.xaxis.set_major_locator(MaxNLocator(12 if width >= 600 else 6, integer=True))
         axes.set_xlim(0.4, max(places) + 0.6)
         axes.tick_params(length=0, pad=6)
