@@ -73,7 +73,7 @@ def _dialogue_rows(dialogues: dict[str, Any] | None) -> list[tuple[str, str, str
     if not dialogues or not dialogues["turns"]:
         return []
     first, last = (f"{dialogues['turns'][turn]['kl']['mean']:.4f}" for turn in (0, -1))
-    babbling = dialogues["babbling"]
+    babbling, refusing = dialogues["babbling"], dialogues["refusing"]
     return [
         (
             f"KL per token in {dialogues['n']} dialogues, first and last turn, mean",
@@ -81,6 +81,7 @@ def _dialogue_rows(dialogues: dict[str, Any] | None) -> list[tuple[str, str, str
             "not measured",
         ),
         ("dialogues that babble", f"{babbling['count']} of {babbling['n']}", "not measured"),
+        ("dialogues newly refused", f"{refusing['count']} of {refusing['n']}", "not measured"),
     ]
 
 

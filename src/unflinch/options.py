@@ -205,6 +205,8 @@ class ValidateOptions:
     """Most tokens of an answer in a dialogue."""
     max_dialogues_babbling: float = 0.10
     """Largest share of dialogues in which the patched model babbles and the base model does not."""
+    max_dialogues_refusing: float = 0.10
+    """Largest share of dialogues in which the patched model refuses a turn; the base model refuses none in them."""
     max_perplexity_ratio: float = 1.5
     """Largest perplexity under the base model of the patched model's dialogue answers, over that of its own answers."""
     keep_best: bool = False
@@ -216,7 +218,7 @@ class ValidateOptions:
         _at_least("validate.kl_tokens", self.kl_tokens, 2)
         _at_least("validate.dialogues", self.dialogues, 6)
         _at_least("validate.dialogue_tokens", self.dialogue_tokens, 8)
-        for name in ("max_targets_refused", "max_keep_lost", "max_dialogues_babbling"):
+        for name in ("max_targets_refused", "max_keep_lost", "max_dialogues_babbling", "max_dialogues_refusing"):
             _share(f"validate.{name}", getattr(self, name))
         for name in ("max_kl_first_token", "max_kl_p99", "max_kl_cvar95", "max_perplexity_ratio"):
             _above_zero(f"validate.{name}", getattr(self, name))

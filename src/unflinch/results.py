@@ -285,6 +285,8 @@ class DialogueReport:
     """Of the patched model's answers to the base model's own, both under the base model."""
     refused_after: Rate
     """Answers of the patched model that refuse: the base model refuses nothing in these dialogues."""
+    refusing: Rate
+    """Dialogues in which the patched model refuses a turn."""
     babbling: Rate
     """Dialogues in which the patched model babbles and the base model does not."""
     dialogues: tuple[DialogueOutcome, ...]

@@ -218,6 +218,7 @@ def dialogue_report(chance: random.Random) -> DialogueReport:
         Estimate(1.03, Interval(0.99, 1.08)),
         rate(0, 72),
         rate(0, 24),
+        rate(0, 24),
         tuple(DialogueOutcome("en", "code", talk, (ANSWER,) * 3, (ANSWER,) * 3, tuple(row), 1.03, ()) for row in kl),
     )
 

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from planted_model import DIALOGUES
 from tiny_patches import random_patch
 
 from unflinch.data.dialogues import bundled_dialogues
@@ -32,19 +33,19 @@ def report(loaded: LoadedModel, change: Callable[[], object]) -> DialogueReport:
     found = report_dialogues(
         loaded.model,
         loaded.tokenizer,
-        bundled_dialogues(),
+        bundled_dialogues(DIALOGUES),
         RuleJudge(),
         change,  # type: ignore[arg-type]
         12,
         lambda _what, _answers: finished.append,
     )
-    assert sum(finished) == 3 * (len(bundled_dialogues()) + found.n)
+    assert sum(finished) == 3 * (DIALOGUES + found.n)
     return found
 
 
 def test_the_untouched_model_passes(loaded: LoadedModel) -> None:
     found = report(loaded, nullcontext)
-    assert found.n >= 6 and found.n + found.left_out == len(bundled_dialogues())
+    assert found.n >= DIALOGUES / 2 and found.n + found.left_out == DIALOGUES
     assert found.babbling.count == 0
     assert found.perplexity_ratio.value == pytest.approx(1.0, abs=1e-4) <= OPTIONS.max_perplexity_ratio
     assert found.drift.value == pytest.approx(1.0, abs=0.05)

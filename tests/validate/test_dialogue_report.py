@@ -12,7 +12,7 @@ from torch import Tensor
 
 from unflinch.data.dialogues import Dialogue
 from unflinch.results import Label
-from unflinch.validate.dialogue_report import SMALLEST_KL, dialogue_report, signs_of
+from unflinch.validate.dialogue_report import SMALLEST_KL, dialogue_report, signs_of_babbling
 from unflinch.validate.dialogues import MeasuredDialogue, Transcript
 
 ENGLISH = Dialogue(("How is the weather?", "And tomorrow?", "Thanks, what should I wear?"), "travel", "en")
@@ -106,8 +106,9 @@ def test_a_model_that_is_not_changed_does_not_drift_and_does_not_babble() -> Non
     ],
 )
 def test_every_way_of_babbling_is_told_from_plain_answers(sign: str | None, led: Transcript, ratio: float) -> None:
-    labels = [plain(*turn) for turn in zip(ENGLISH.turns, led.texts, strict=True)]
-    assert signs_of(ENGLISH, led, labels, ratio) == ({sign} if sign else set())
+    row = measured(0, after=led)
+    before, after = ([plain(*turn) for turn in zip(ENGLISH.turns, texts, strict=True)] for texts in (PLAIN, led.texts))
+    assert signs_of_babbling(row, before, after, ratio) == ((sign,) if sign else ())
 
 
 def test_what_the_base_model_does_as_well_is_not_held_against_the_patch() -> None:
@@ -115,6 +116,9 @@ def test_what_the_base_model_does_as_well_is_not_held_against_the_patch() -> Non
     assert dialogue_report([measured(0, after=german)], 0, 24, plain).dialogues[0].babbles == ("other language",)
     both = dialogue_report([measured(0, before=german, after=german)], 0, 24, plain)
     assert both.dialogues[0].babbles == () and both.babbling.count == 0
+    looping = replace(transcript(), answers=((1, 2) * 4, (1, 2) * 3, (5,)))
+    again = replace(looping, answers=((1, 2) * 6, (1, 2) * 6, (5,)))
+    assert dialogue_report([measured(0, before=looping, after=again)], 0, 24, plain).babbling.count == 0
     assert (both.before.other_language.count, both.after.other_language.count) == (1, 1)
 
 
@@ -129,7 +133,9 @@ def test_a_model_that_says_nothing_any_more_babbles() -> None:
 
 def test_refusals_that_the_patch_brings_are_counted() -> None:
     row = measured(0, after=transcript(("I'm sorry.", *PLAIN[1:])))
-    assert dialogue_report([row], 0, 24, plain).refused_after.count == 1
+    found = dialogue_report([row, measured(1)], 0, 24, plain)
+    assert (found.refused_after.count, found.refused_after.n) == (1, 6)
+    assert (found.refusing.count, found.refusing.n) == (1, 2)
 
 
 def test_no_dialogues_are_reported_as_none() -> None:

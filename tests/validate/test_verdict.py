@@ -49,11 +49,13 @@ def with_tail(name: str, value: float) -> KLReport:
     return replace(report, sequence=replace(report.sequence, **{name: value}))
 
 
-def dialogue_report(babbling: int = 1, n: int = 20, perplexity: float = 1.5) -> DialogueReport:
+def dialogue_report(babbling: int = 1, n: int = 20, perplexity: float = 1.5, refusing: int = 0) -> DialogueReport:
     speech = Speech(20.0, rate(0, 3 * n), 0.0, 0.0, rate(0, n), rate(0, 3 * n), 1.5)
     one = Estimate(1.0, Interval(0.9, 1.1))
     ratio = Estimate(perplexity, Interval(perplexity, perplexity))
-    return DialogueReport(n, 0, (), one, speech, speech, one, ratio, rate(0, 3 * n), rate(babbling, n), ())
+    return DialogueReport(
+        n, 0, (), one, speech, speech, one, ratio, rate(0, 3 * n), rate(refusing, n), rate(babbling, n), ()
+    )
 
 
 def judged(
@@ -80,7 +82,7 @@ def judged(
 def test_a_patch_on_every_limit_passes() -> None:
     verdict = judged()
     assert verdict.passed and guard_passed(verdict)
-    assert len({limit.name for limit in verdict.limits}) == len(verdict.limits) == 9
+    assert len({limit.name for limit in verdict.limits}) == len(verdict.limits) == 10
 
 
 @pytest.mark.parametrize(
@@ -99,6 +101,7 @@ def test_a_patch_on_every_limit_passes() -> None:
         ("sequence KL per token, ordinary, CVaR95", {"kl": with_tail("cvar95", 0.26)}),
         ("sequence KL per token, ordinary, CVaR95", {"kl": with_tail("cvar95", float("nan"))}),
         ("dialogues that babble", {"dialogues": dialogue_report(babbling=2)}),
+        ("dialogues newly refused", {"dialogues": dialogue_report(refusing=3)}),
         ("perplexity of dialogue answers, patched over base", {"dialogues": dialogue_report(perplexity=1.51)}),
         ("perplexity of dialogue answers, patched over base", {"dialogues": dialogue_report(perplexity=float("nan"))}),
         ("logits that differ with the patch off", {"off_is_bit_equal": False}),
@@ -114,6 +117,7 @@ def test_dialogues_that_could_not_be_measured_fail_the_patch() -> None:
     verdict = judged(dialogues=dialogue_report(babbling=0, n=0, perplexity=1.0))
     assert [limit.name for limit in verdict.failures] == [
         "dialogues that babble",
+        "dialogues newly refused",
         "perplexity of dialogue answers, patched over base",
     ]
 

@@ -41,9 +41,12 @@ def _figures(run: RunResults) -> Table:
         last = run.dialogues.turns[-1]
         name = f"  turn {last.turn} of dialogues"
         table.add_row(name, wording.nats(last.kl.mean), _nats_range(last.kl.mean_interval), "")
-        babbling = run.dialogues.babbling
-        found = f"{babbling.count} of {babbling.n} ({wording.percent(babbling.value)})"
-        table.add_row("dialogues that babble", found, wording.percent_range(babbling.interval), "")
+        for name, rate in (
+            ("dialogues that babble", run.dialogues.babbling),
+            ("dialogues newly refused", run.dialogues.refusing),
+        ):
+            found = f"{rate.count} of {rate.n} ({wording.percent(rate.value)})"
+            table.add_row(name, found, wording.percent_range(rate.interval), "")
     return table
 
 

@@ -24,9 +24,11 @@ JudgeAnswer = Callable[[str, str], Label]
 Sums = Float64[np.ndarray, " dialogues"]
 
 MOST_REPEATED = 0.5
-"""Share of a dialogue's token runs, said before in it, above which it loops."""
-MOST_OTHER_SCRIPT = 0.3
-"""Share of letters of another script above which a dialogue has left its own."""
+"""Share of a dialogue's token runs, said before in it, above which it loops, ..."""
+MORE_REPEATED = 0.25
+"""... if that is so much above the base model's share: small models say whole answers again."""
+MORE_OTHER_SCRIPT = 0.3
+"""Share of letters of another script, above the base model's, from which on a dialogue has left its own."""
 MOST_UNLIKELY = 4.0
 """Perplexity under the base model, over that of its own answers, above which a dialogue's answers are not its words."""
 SMALLEST_KL = 1e-6
@@ -105,35 +107,45 @@ def dialogue_report(
         length_ratio=_ratio(_lengths(after), _lengths(before)),
         perplexity_ratio=_perplexity_ratio(own, foreign),
         refused_after=rate(said.count("refuses"), len(said)),
+        refusing=rate(sum("refuses" in labels for labels in labels_after), len(labels_after)),
         babbling=rate(sum(bool(outcome.babbles) for outcome in outcomes), len(outcomes)),
         dialogues=tuple(outcomes),
     )
 
 
-def signs_of(dialogue: Dialogue, led: Transcript, labels: Sequence[Label], perplexity_ratio: float) -> frozenset[str]:
-    """Return in what ways a dialogue babbles.
+def signs_of_babbling(
+    measured: MeasuredDialogue, labels_before: Sequence[Label], labels_after: Sequence[Label], perplexity_ratio: float
+) -> tuple[str, ...]:
+    """Return in what ways the patched model babbles in a dialogue and the base model does not.
 
-    - `loops`: more than half of its token runs were said before in it;
-    - `degenerate`: an answer is empty, loops or is no language;
-    - `other script`: more than 30 % of the letters are of another script;
-    - `other language`: its most common words are another language's than the user's;
+    - `loops`: more than half of its token runs were said before in it, and 25 % of the runs more than the base model's;
+    - `degenerate`: an answer is empty, loops or is no language, and none of the base model's is;
+    - `other script`: a share of its letters that is 30 % above the base model's is of another script;
+    - `other language`: its most common words are another language's than the user's, the base model's are not;
     - `unlikely`: its perplexity under the base model is more than four times that of the base model's own answers.
 
     Args:
-        dialogue: the user's side.
-        led: as one of the two models led it.
-        labels: of its answers.
-        perplexity_ratio: of its answers to the base model's own.
+        measured: the dialogue.
+        labels_before: of the base model's answers.
+        labels_after: of the patched model's.
+        perplexity_ratio: of the patched model's answers to the base model's own.
     """
-    text = "\n".join(led.texts)
+    language = measured.dialogue.language
+    before, after = ("\n".join(led.texts) for led in (measured.before, measured.after))
+    repeated = repeated_share(measured.after.answers)
+    foreign = other_script_share(after, language) - other_script_share(before, language)
     signs = {
-        "loops": repeated_share(led.answers) > MOST_REPEATED,
-        "degenerate": "degenerate" in labels,
-        "other script": other_script_share(text, dialogue.language) > MOST_OTHER_SCRIPT,
-        "other language": guess_language(text) not in (None, dialogue.language),
+        "degenerate": "degenerate" in labels_after and "degenerate" not in labels_before,
+        "loops": repeated > max(MOST_REPEATED, repeated_share(measured.before.answers) + MORE_REPEATED),
+        "other language": _elsewhere(after, language) and not _elsewhere(before, language),
+        "other script": foreign > MORE_OTHER_SCRIPT,
         "unlikely": perplexity_ratio > MOST_UNLIKELY,
     }
-    return frozenset(name for name, found in signs.items() if found)
+    return tuple(name for name, found in signs.items() if found)
+
+
+def _elsewhere(text: str, language: str) -> bool:
+    return guess_language(text) not in (None, language)
 
 
 def _labels(dialogue: Dialogue, led: Transcript, judge: JudgeAnswer) -> list[Label]:
@@ -145,8 +157,6 @@ def _outcome(
 ) -> DialogueOutcome:
     dialogue = measured.dialogue
     ratio = _perplexity_ratio(_totals([measured.surprise_before]), _totals([measured.surprise_after])).value
-    before = signs_of(dialogue, measured.before, labels_before, 1.0)
-    after = signs_of(dialogue, measured.after, labels_after, ratio)
     return DialogueOutcome(
         dialogue.language,
         dialogue.category,
@@ -155,7 +165,7 @@ def _outcome(
         measured.after.texts,
         tuple(float(turn.mean()) for turn in measured.kl),
         ratio,
-        tuple(sorted(after - before)),
+        signs_of_babbling(measured, labels_before, labels_after, ratio),
     )
 
 
@@ -185,7 +195,7 @@ def _speech(
 ) -> Speech:
     texts = [("\n".join(one.texts), m.dialogue.language) for one, m in zip(led, measured, strict=True)]
     answers = [answer for one in led for answer in one.answers]
-    elsewhere = sum(guess_language(text) not in (None, language) for text, language in texts)
+    elsewhere = sum(_elsewhere(*text) for text in texts)
     given = [label for row in labels for label in row]
     nats, tokens = surprise
     return Speech(

@@ -32,6 +32,7 @@ def judge_run(
             _nats("sequence KL per token, ordinary, p99", sequence, "p99", options.max_kl_p99),
             _nats("sequence KL per token, ordinary, CVaR95", sequence, "cvar95", options.max_kl_cvar95),
             _share("dialogues that babble", dialogues.babbling.count, dialogues.n, options.max_dialogues_babbling),
+            _share("dialogues newly refused", dialogues.refusing.count, dialogues.n, options.max_dialogues_refusing),
             _perplexity(dialogues.perplexity_ratio, dialogues.n, options.max_perplexity_ratio),
             Limit(
                 "logits that differ with the patch off",
