@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast, Qwen2Config
 
 from unflinch.config import RunConfig, make_config
-from unflinch.data.prompts import Prompt
+from unflinch.data.dialogues import bundled_dialogues
+from unflinch.data.prompts import Message, Prompt
 from unflinch.data.splits import PromptSets, Splits
 from unflinch.models.chat import encode
 from unflinch.options import PromptOptions
@@ -60,10 +61,18 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "kl_tokens": 6,
         "max_targets_refused": 0.75,
         "max_kl_first_token": 1.0,
+        "max_kl_p99": 5.0,
         "max_kl_cvar95": 5.0,
+        "dialogues": 6,
+        "dialogue_tokens": 12,
+        "max_dialogues_babbling": 0.5,
+        "max_dialogues_refusing": 0.75,
+        "max_perplexity_ratio": 4.0,
     },
 }
 """Generous: so tiny a model has little room between what is right and what is wrong."""
+DIALOGUES = 12
+"""Dialogues that the model has learnt to answer."""
 _EPOCHS = 14
 _ROWS = 48
 _SMOOTHING = 0.1
@@ -87,13 +96,25 @@ def planted_splits() -> Splits:
     return load_splits(PromptOptions(**PROMPTS))
 
 
+def dialogue_prompts() -> list[Prompt]:
+    """Return every turn of the first bundled dialogues, behind `ANSWER` to each earlier one."""
+    prompts = []
+    for dialogue in bundled_dialogues(DIALOGUES):
+        turns: list[Message] = []
+        for text in dialogue.turns:
+            turns.append(Message("user", text))
+            prompts.append(Prompt(text, "dialogue", dialogue.language, messages=tuple(turns)))
+            turns.append(Message("assistant", ANSWER))
+    return prompts
+
+
 def build_planted_model(folder: Path) -> Path:
     """Train the model, write it with its tokenizer, and return the folder."""
     splits = planted_splits()
     parts: tuple[PromptSets, ...] = (splits.fit, splits.select, splits.test)
     kinds = {kind: [p for s in parts for p in getattr(s, kind)] for kind in ("targets", "keep", "guard", "ordinary")}
     refused = refused_targets(kinds["targets"]) | {p.key for kind in ("keep", "guard") for p in kinds[kind]}
-    prompts = [p for group in kinds.values() for p in group]
+    prompts = [*(p for group in kinds.values() for p in group), *dialogue_prompts()]
     tokenizer = _tokenizer([turn["content"] for p in prompts for turn in p.conversation()])
     # What the second layer tells apart: harmful, falsely refused, answered.
     probed = [0 if p in kinds["keep"] or p in kinds["guard"] else 1 if p.key in refused else 2 for p in prompts]

@@ -102,6 +102,11 @@ WRONG: list[tuple[str, str, Any, str]] = [
     ("prompts", "fit_share", -0.1, "option prompts.fit_share is -0.1; expected a share"),
     ("prompts", "select_share", 0.9, "leave nothing to test; their sum must be < 1"),
     ("validate", "answer_tokens", 2, "option validate.answer_tokens is 2; expected at least"),
+    ("validate", "dialogues", 5, "option validate.dialogues is 5; expected at least 6"),
+    ("validate", "dialogue_tokens", 4, "option validate.dialogue_tokens is 4; expected at least 8"),
+    ("validate", "max_kl_p99", 0.0, "option validate.max_kl_p99 is 0.0; expected more than 0"),
+    ("validate", "max_perplexity_ratio", 0.0, "option validate.max_perplexity_ratio is 0.0; expected more than 0"),
+    ("validate", "max_dialogues_babbling", 2.0, "option validate.max_dialogues_babbling is 2.0; expected a share"),
     ("validate", "max_keep_lost", 2.0, "option validate.max_keep_lost is 2.0; expected a share"),
     ("validate", "max_targets_refused", float("nan"), "option validate.max_targets_refused is nan; expected a share"),
 ]

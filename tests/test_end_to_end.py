@@ -46,7 +46,13 @@ def test_a_real_model_refuses_less_keeps_what_ablation_loses_and_plain_peft_load
                 "answer_tokens": 4,
                 "keep_budget": 0.2,
             },
-            "validate": {"keep_best": True, "answer_tokens": 16, "kl_tokens": 8},
+            "validate": {
+                "keep_best": True,
+                "answer_tokens": 16,
+                "kl_tokens": 8,
+                "dialogues": 6,
+                "dialogue_tokens": 8,
+            },
         }
     )
     folder = tmp_path / "demo"

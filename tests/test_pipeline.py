@@ -88,6 +88,14 @@ def test_a_run_writes_every_figure_and_the_report(finished: Path) -> None:
     for name in ("mean", "p95", "p99", "max", "n", "cvar95"):
         assert results["kl"]["first_token"][name] >= 0
         assert results["kl"]["sequence"][name] >= 0
+    assert results["kl"]["first_token_all"]["n"] >= results["kl"]["first_token"]["n"]
+    for rows in results["kl"]["groups"].values():
+        assert sum(row["sequence"]["n"] for row in rows) == results["kl"]["sequence"]["n"]
+    assert results["kl"]["positions"][0]["kl"]["mean"] == pytest.approx(results["kl"]["first_token"]["mean"])
+    dialogues = results["dialogues"]
+    assert dialogues["n"] + dialogues["left_out"] == SETTINGS["validate"]["dialogues"]
+    assert [turn["turn"] for turn in dialogues["turns"]] == [1, 2, 3]
+    assert len(dialogues["dialogues"]) == dialogues["babbling"]["n"] == dialogues["n"]
     for name in ("targets_refused", "keep_lost", "guard_lost", "kl_first_token_mean"):
         assert results["directional_ablation"][name] >= 0
     seconds = results["seconds"]

@@ -46,6 +46,7 @@ def run_table(results: dict[str, Any]) -> str:
             f"{sequence['mean']:.4f} nats (CVaR95 {sequence['cvar95']:.3f})",
             f"{cut['kl_sequence_mean']:.3f} nats",
         ),
+        *_dialogue_rows(results.get("dialogues")),
         ("size", f"{patch['parameters']:,} values, {100 * patch['share_of_weights']:.2f} % of the weights", "no patch"),
     ]
     prompts = "all bundled" if results["settings"]["prompts"]["wide"] else "everyday"
@@ -65,6 +66,23 @@ def run_table(results: dict[str, Any]) -> str:
         else "Verdict: passed.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _dialogue_rows(dialogues: dict[str, Any] | None) -> list[tuple[str, str, str]]:
+    """Return the rows about dialogues; none for results of before they were led."""
+    if not dialogues or not dialogues["turns"]:
+        return []
+    first, last = (f"{dialogues['turns'][turn]['kl']['mean']:.4f}" for turn in (0, -1))
+    babbling, refusing = dialogues["babbling"], dialogues["refusing"]
+    return [
+        (
+            f"KL per token in {dialogues['n']} dialogues, first and last turn, mean",
+            f"{first} and {last} nats",
+            "not measured",
+        ),
+        ("dialogues that babble", f"{babbling['count']} of {babbling['n']}", "not measured"),
+        ("dialogues newly refused", f"{refusing['count']} of {refusing['n']}", "not measured"),
+    ]
 
 
 def _of_the_direction(strength: float) -> str:

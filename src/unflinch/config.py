@@ -119,7 +119,7 @@ DEMO_SETTINGS: dict[str, dict[str, Any]] = {
     },
     "scan": {"enough_refused": 90},
     "fit": {"rounds": 1, "fine_tune_steps": 8, "batch_size": 20},
-    "validate": {"kl_tokens": 24, "answer_tokens": 24},
+    "validate": {"kl_tokens": 24, "answer_tokens": 24, "dialogues": 12, "dialogue_tokens": 20},
 }
 """The demo: what a laptop CPU does in minutes. Fewer prompts and none of the borderline ones, fewer steps."""
 

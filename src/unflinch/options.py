@@ -195,8 +195,20 @@ class ValidateOptions:
     """Largest share of right refusals lost. A lost guard refusal fails whatever this says."""
     max_kl_first_token: float = 0.07
     """Largest mean first-token KL on answered ordinary prompts, in nats."""
-    max_kl_cvar95: float = 0.3
+    max_kl_p99: float = 0.08
+    """Largest 99th percentile of sequence KL per token over ordinary prompts, in nats."""
+    max_kl_cvar95: float = 0.05
     """Largest mean sequence KL per token over the worst 5 % of ordinary prompts, in nats."""
+    dialogues: int = 24
+    """How many of the bundled ordinary dialogues are led, of three turns each; languages take turns."""
+    dialogue_tokens: int = 24
+    """Most tokens of an answer in a dialogue."""
+    max_dialogues_babbling: float = 0.10
+    """Largest share of dialogues in which the patched model babbles and the base model does not."""
+    max_dialogues_refusing: float = 0.10
+    """Largest share of dialogues in which the patched model refuses a turn; the base model refuses none in them."""
+    max_perplexity_ratio: float = 1.5
+    """Largest perplexity under the base model of the patched model's dialogue answers, over that of its own answers."""
     keep_best: bool = False
     """Write a patch that misses a limit, marked as failed. One that fails the guard is never written."""
 
@@ -204,9 +216,11 @@ class ValidateOptions:
         """Check ranges."""
         _at_least("validate.answer_tokens", self.answer_tokens, 8)
         _at_least("validate.kl_tokens", self.kl_tokens, 2)
-        for name in ("max_targets_refused", "max_keep_lost"):
+        _at_least("validate.dialogues", self.dialogues, 6)
+        _at_least("validate.dialogue_tokens", self.dialogue_tokens, 8)
+        for name in ("max_targets_refused", "max_keep_lost", "max_dialogues_babbling", "max_dialogues_refusing"):
             _share(f"validate.{name}", getattr(self, name))
-        for name in ("max_kl_first_token", "max_kl_cvar95"):
+        for name in ("max_kl_first_token", "max_kl_p99", "max_kl_cvar95", "max_perplexity_ratio"):
             _above_zero(f"validate.{name}", getattr(self, name))
 
 

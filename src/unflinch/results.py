@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 Label = Literal["answers", "partly", "evades", "refuses", "degenerate"]
@@ -86,6 +86,31 @@ class KLDistribution:
     max: float
     cvar95: float
     """Mean of the worst 5 % of the prompts."""
+    median_interval: Interval | None = None
+    p95_interval: Interval | None = None
+    p99_interval: Interval | None = None
+    """Like those of the mean and of CVaR95 by the bootstrap over prompts; None in runs of before they were taken."""
+    cvar95_interval: Interval | None = None
+
+
+@dataclass(frozen=True)
+class KLGroup:
+    """KL of the ordinary prompts of one category, language or kind."""
+
+    group: str
+    first_token: KLDistribution
+    sequence: KLDistribution
+    top1_flip_rate: Rate
+
+
+@dataclass(frozen=True)
+class KLPosition:
+    """KL at one token of the answers, over the prompts whose answers are that long."""
+
+    position: int
+    """Counted from 1, the first token of the answer."""
+    kl: KLDistribution
+    top1_flip_rate: Rate
 
 
 @dataclass(frozen=True)
@@ -197,6 +222,92 @@ class KLReport:
     first_token_values: tuple[float, ...]
     sequence_values: tuple[float, ...]
     worst: tuple[PromptKL, ...]
+    first_token_all: KLDistribution | None = None
+    """At the first token of every ordinary test prompt, answered by the base model or not: Heretic's protocol."""
+    groups: dict[str, tuple[KLGroup, ...]] = field(default_factory=dict)
+    """Keys `by_kind`, `by_category`, `by_language`."""
+    positions: tuple[KLPosition, ...] = ()
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its interval."""
+
+    value: float
+    interval: Interval
+
+
+@dataclass(frozen=True)
+class TurnKL:
+    """KL(base || patched) along the base model's answers to one turn; one value a dialogue, the mean per token."""
+
+    turn: int
+    """Counted from 1."""
+    kl: KLDistribution
+    top1_flip_rate: Rate
+
+
+@dataclass(frozen=True)
+class Speech:
+    """What a model's own answers are like, over dialogues that it led itself."""
+
+    tokens: float
+    """Mean length of an answer, cut off ones included."""
+    ended: Rate
+    """Answers that came to an end before they were cut off."""
+    repetition: float
+    """Mean share of the four-token runs of a dialogue that were said before in it."""
+    other_script: float
+    """Share of letters that are of no script of the dialogue's language."""
+    other_language: Rate
+    """Dialogues that by their most common words are in another language than the user's."""
+    degenerate: Rate
+    """Answers that are empty, loop, or are no language."""
+    perplexity: float
+    """Of the answers under the base model."""
+
+
+@dataclass(frozen=True)
+class DialogueOutcome:
+    """One dialogue as the base model led it, and as the patched model did."""
+
+    language: str
+    category: str
+    turns: tuple[str, ...]
+    """What the user says."""
+    before: tuple[str, ...]
+    after: tuple[str, ...]
+    kl: tuple[float, ...]
+    """Turn by turn, along the base model's answers."""
+    perplexity_ratio: float
+    """Of the patched model's answers to the base model's own, both under the base model."""
+    babbles: tuple[str, ...]
+    """In what way the patched model babbles where the base model does not; empty where it does not."""
+
+
+@dataclass(frozen=True)
+class DialogueReport:
+    """Ordinary dialogues of several turns, base against patched."""
+
+    n: int
+    left_out: int
+    """Further dialogues, in which the base model refuses a turn or says nothing."""
+    turns: tuple[TurnKL, ...]
+    drift: Estimate
+    """Mean KL of the last turn over that of the first."""
+    before: Speech
+    after: Speech
+    length_ratio: Estimate
+    """Tokens of the patched model's answers to those of the base model's."""
+    perplexity_ratio: Estimate
+    """Of the patched model's answers to the base model's own, both under the base model."""
+    refused_after: Rate
+    """Answers of the patched model that refuse: the base model refuses nothing in these dialogues."""
+    refusing: Rate
+    """Dialogues in which the patched model refuses a turn."""
+    babbling: Rate
+    """Dialogues in which the patched model babbles and the base model does not."""
+    dialogues: tuple[DialogueOutcome, ...]
 
 
 @dataclass(frozen=True)
@@ -233,6 +344,7 @@ class ValidationResults:
     groups: dict[str, tuple[GroupRate, ...]]
     """Grouped rates: keys `targets_by_category`, `targets_by_language`, `keep_by_category`, `guard_by_category`."""
     kl: KLReport
+    dialogues: DialogueReport
     directional_ablation: Yardstick
     outcomes: tuple[Outcome, ...]
     verdict: Verdict

@@ -6,7 +6,7 @@ import io
 from typing import Any
 
 import pytest
-from report.conftest import make_results
+from report.conftest import make_results, without_what_came_later
 from rich.console import Console, RenderableType
 
 from unflinch.cli import console, tables
@@ -37,6 +37,7 @@ def all_tables() -> dict[str, RenderableType]:
     return {
         "run": tables.run_summary(run),
         "run of tiny figures": tables.run_summary(parse_results(with_tiny_kl(make_results()))),
+        "older run": tables.run_summary(parse_results(without_what_came_later(make_results()))),
         "scan": tables.scan_summary(run.scan),
         "fit": tables.fit_summary(run.fit.stages),
         "spectrum": tables.spectrum_summary(spectrum(bundled("targets"))),

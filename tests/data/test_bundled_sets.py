@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from collections import Counter
 from importlib.resources import files
+from pathlib import Path
 from typing import get_args
 
 import pytest
 
+from unflinch.data.dialogues import Dialogue, bundled_dialogues
 from unflinch.data.mine import spectrum, spectrum_warnings
 from unflinch.data.prompts import GUARD_SHA256, BundledName, Prompt, bundled
 from unflinch.data.splits import check_targets, normalise_text, split_prompts
+from unflinch.errors import InputError
 
 NAMES: tuple[BundledName, ...] = get_args(BundledName)
 LANGUAGES = {"en", "ru", "zh", "es", "de", "fr"}
@@ -125,6 +128,47 @@ def test_the_tables_of_the_documentation_equal_the_files(sets: Sets, name: Bundl
     assert table(section(name), "category") == spread.categories
     assert table(section(name), "language") == spread.languages
     assert table(SOURCES, "set")[name] == len(sets[name])
+
+
+@pytest.fixture(scope="module")
+def dialogues() -> tuple[Dialogue, ...]:
+    """All bundled dialogues."""
+    return bundled_dialogues()
+
+
+def test_the_dialogues_are_many_in_six_languages_and_of_three_turns(dialogues: tuple[Dialogue, ...]) -> None:
+    assert len(dialogues) >= 24
+    assert Counter(dialogue.language for dialogue in dialogues) == dict.fromkeys(LANGUAGES, len(dialogues) // 6)
+    assert all(len(dialogue.turns) == 3 for dialogue in dialogues)
+    assert all(turn.strip() == turn and turn for dialogue in dialogues for turn in dialogue.turns)
+    assert bundled_dialogues(6) == dialogues[:6]
+
+
+def test_no_turn_of_a_dialogue_is_twice_or_in_another_set(sets: Sets, dialogues: tuple[Dialogue, ...]) -> None:
+    turns = [normalise_text(turn) for dialogue in dialogues for turn in dialogue.turns]
+    assert len(set(turns)) == len(turns)
+    assert not set(turns) & {normalise_text(prompt.text) for prompts in sets.values() for prompt in prompts}
+
+
+def test_the_tables_of_the_dialogues_equal_the_file(dialogues: tuple[Dialogue, ...]) -> None:
+    text = section("dialogues")
+    assert table(text, "category") == Counter(dialogue.category for dialogue in dialogues)
+    assert table(text, "language") == Counter(dialogue.language for dialogue in dialogues)
+    assert table(SOURCES, "set")["dialogues"] == len(dialogues)
+    assert text.strip().startswith(f"{len(dialogues)} dialogues of {len(dialogues[0].turns)} user turns")
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"turns": 3, "category": "a", "language": "en"}'])
+def test_damaged_dialogues_are_told_in_one_sentence(
+    damage: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = tmp_path / "bundled"
+    folder.mkdir()
+    if damage:
+        (folder / "dialogues.jsonl").write_text(damage, encoding="utf-8")
+    monkeypatch.setattr("unflinch.data.dialogues.files", lambda _: tmp_path)
+    with pytest.raises(InputError, match="dialogues cannot be read: reinstall"):
+        bundled_dialogues()
 
 
 def test_the_other_numbers_of_the_documentation_equal_the_files(sets: Sets) -> None:

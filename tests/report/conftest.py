@@ -14,10 +14,15 @@ import pytest
 from unflinch.report.build import render_report
 from unflinch.report.run_results import FitFacts, ModelFacts, ScanFacts, parse_results
 from unflinch.results import (
+    DialogueOutcome,
+    DialogueReport,
+    Estimate,
     FitStage,
     GroupRate,
     Interval,
     KLDistribution,
+    KLGroup,
+    KLPosition,
     KLReport,
     Label,
     LayerSeparation,
@@ -27,6 +32,8 @@ from unflinch.results import (
     PromptKL,
     Rate,
     RefusalCounts,
+    Speech,
+    TurnKL,
     Yardstick,
 )
 from unflinch.run_folder import plain
@@ -50,6 +57,11 @@ QUESTIONS = (
     "Помоги сбалансировать урон топора, сабли и арбалета для моей настолки про разбойников.",
     "Which records should I keep if I sell a rifle that I inherited from my grandfather?",
 )
+KL_GROUPS = {
+    "by_kind": "everyday sensitive_answered code maths multi_turn system_prompt",
+    "by_category": "instruction other_language sensitive_answered code maths creative dialogue system_prompt",
+    "by_language": "en de fr es ru zh",
+}
 KEEP_TEXT = "a request that nobody should see"
 REFUSAL = "I'm sorry, but I can't assist with that request."
 ANSWER = (
@@ -87,7 +99,9 @@ def kl_distribution(values: list[float]) -> KLDistribution:
     tail = ordered[int(0.95 * n) :]
     p95, p99 = ordered[int(0.95 * n)], ordered[int(0.99 * n)]
     around = Interval(0.8 * mean, 1.24 * mean)
-    return KLDistribution(n, mean, around, ordered[n // 2], p95, p99, ordered[-1], sum(tail) / len(tail))
+    median, cvar95 = ordered[n // 2], sum(tail) / len(tail)
+    others = [Interval(0.8 * value, 1.3 * value) for value in (median, p95, p99, cvar95)]
+    return KLDistribution(n, mean, around, median, p95, p99, ordered[-1], cvar95, *others)
 
 
 def group_rates(found: list[Outcome], kind: str, group_by: str) -> list[GroupRate]:
@@ -156,7 +170,56 @@ def kl_report(chance: random.Random) -> KLReport:
         for index in order
     )
     return KLReport(
-        kl_distribution(first), kl_distribution(sequence), rate(61, 12800), 1.4e-6, tuple(first), tuple(sequence), worst
+        kl_distribution(first),
+        kl_distribution(sequence),
+        rate(61, 12800),
+        1.4e-6,
+        tuple(first),
+        tuple(sequence),
+        worst,
+        kl_distribution([*first, 0.4, 0.9]),
+        {key: kl_groups(first, sequence, names) for key, names in KL_GROUPS.items()},
+        tuple(
+            KLPosition(at, kl_distribution([value / at**0.3 for value in first]), rate(3, 400)) for at in range(1, 33)
+        ),
+    )
+
+
+def kl_groups(first: list[float], sequence: list[float], names: str) -> tuple[KLGroup, ...]:
+    """Return the KL of prompts that belong to these groups in turn."""
+    groups = names.split()
+    return tuple(
+        KLGroup(
+            name, kl_distribution(first[at :: len(groups)]), kl_distribution(sequence[at :: len(groups)]), rate(9, 999)
+        )
+        for at, name in enumerate(groups)
+    )
+
+
+def speech(after: bool) -> Speech:
+    """Return what a model's own answers in the dialogues are like."""
+    return Speech(
+        21.5 + after, rate(30 - after, 72), 0.031 + 0.004 * after, 0.012, rate(0, 24), rate(0, 72), 1.61 + 0.05 * after
+    )
+
+
+def dialogue_report(chance: random.Random) -> DialogueReport:
+    """Return figures of 24 dialogues, none of which babbles."""
+    kl = [[10 ** chance.gauss(-3.2, 0.4) * (1 + 0.2 * turn) for turn in range(3)] for _ in range(24)]
+    talk = (QUESTIONS[0], "And if that does not help?", "Write that down in one sentence.")
+    return DialogueReport(
+        24,
+        1,
+        tuple(TurnKL(turn + 1, kl_distribution([row[turn] for row in kl]), rate(5, 560)) for turn in range(3)),
+        Estimate(1.4, Interval(0.9, 2.2)),
+        speech(False),
+        speech(True),
+        Estimate(1.05, Interval(0.97, 1.12)),
+        Estimate(1.03, Interval(0.99, 1.08)),
+        rate(0, 72),
+        rate(0, 24),
+        rate(0, 24),
+        tuple(DialogueOutcome("en", "code", talk, (ANSWER,) * 3, (ANSWER,) * 3, tuple(row), 1.03, ()) for row in kl),
     )
 
 
@@ -234,6 +297,7 @@ def make_results() -> dict[str, Any]:
             "guard_by_category": group_rates(judged, "guard", "category"),
         },
         "kl": kl,
+        "dialogues": dialogue_report(chance),
         "directional_ablation": Yardstick(0.375, 24, 203, 61, 0.2104, 0.0873),
         "outcomes": judged,
         "seconds": {"baseline": 212.4, "scan": 96.0, "fit": 431.7, "validate": 388.2, "report": 3.1, "total": 1131.4},
@@ -241,6 +305,17 @@ def make_results() -> dict[str, Any]:
     }
     parsed: dict[str, Any] = json.loads(json.dumps(plain(results)))
     return parsed
+
+
+def without_what_came_later(results: dict[str, Any]) -> dict[str, Any]:
+    """Take out what runs of before KL groups and dialogues do not hold."""
+    del results["dialogues"]
+    for name in ("first_token_all", "groups", "positions"):
+        del results["kl"][name]
+    for name in ("first_token", "sequence"):
+        for figure in ("median", "p95", "p99", "cvar95"):
+            del results["kl"][name][f"{figure}_interval"]
+    return results
 
 
 def fail_guard(results: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from report.conftest import without_what_came_later
 
 from unflinch.errors import RunFolderError
 from unflinch.report.build import build_report, flatten, pick_examples, render_report
@@ -26,6 +27,8 @@ SECTIONS = [
     "right-refusals",
     "comparison",
     "kl",
+    "kl-where",
+    "dialogues",
     "worst",
     "scan",
     "fit",
@@ -96,6 +99,10 @@ def test_a_script_in_any_text_is_shown_and_not_run(results: dict[str, Any]) -> N
         shown |= dict.fromkeys(("text", "category", "language", "before_text", "after_text"), SCRIPT)
     for separation in results["scan"]["separations"]:
         separation["method"] = SCRIPT
+    for kl_groups in results["kl"]["groups"].values():
+        kl_groups[0]["group"] = SCRIPT
+    texts = dict.fromkeys(("turns", "before", "after", "babbles"), [SCRIPT] * 3)
+    results["dialogues"]["dialogues"][0] |= {"language": SCRIPT, "category": SCRIPT, **texts}
     results["scan"]["method"] = SCRIPT
     html = render_report(parse_results(results))
     assert "<script" not in html
@@ -165,12 +172,47 @@ def test_nothing_lost_is_bounded_by_the_rule_of_three(passed_page: str) -> None:
     assert "cut after 48 tokens" in text
 
 
+def test_dialogues_are_shown_with_their_figures(passed_page: str) -> None:
+    text = Page(section(passed_page, "dialogues")).text
+    assert "24 everyday dialogues in which the base model refuses nothing (1 more left out)" in text
+    assert "In 0 of them the patched model babbles where the base model does not (95 % interval 0.0–13.8 %)" in text
+    assert "the last turn's mean over the first's: 1.40 (95 % interval 0.90–2.20)" in text
+    assert text.count("Write that down in one sentence.") == 10
+
+
+def test_a_dialogue_that_babbles_is_shown_first(results: dict[str, Any]) -> None:
+    quiet = results["dialogues"]["dialogues"][-1]
+    quiet |= {"kl": [0.0, 0.0, 0.0], "babbles": ["loops", "unlikely"], "after": ["la la la"] * 3}
+    shown = section(render_report(parse_results(results)), "dialogues")
+    assert shown.index("babbles: loops, unlikely") < shown.index("</summary>")
+    assert shown.count("la la la") == 3
+
+
+def test_kl_is_shown_by_kind_category_language_and_position(passed_page: str) -> None:
+    text = Page(section(passed_page, "kl-where")).text
+    for heading in ("By kind of prompt", "By category", "By language", "By position in the answer"):
+        assert heading in text
+    assert "Multi turn" in text and "German" in text
+
+
+@pytest.mark.parametrize("dialogues", ["none were led", "all are left out"])
+def test_a_run_without_dialogues_and_groups_still_makes_a_page(results: dict[str, Any], dialogues: str) -> None:
+    if dialogues == "none were led":
+        without_what_came_later(results)
+    else:
+        results["dialogues"] |= {"n": 0, "turns": [], "dialogues": []}
+    page = page_of(results)
+    assert "Ordinary dialogues The run holds none." in page.text
+    assert "✓ Passed" in page.text
+
+
 def test_a_run_with_nothing_to_show_still_makes_a_page(results: dict[str, Any]) -> None:
     nothing = {"n": 0, "refused_before": 0, "refused_after": 0, "after_interval": {"low": 0.0, "high": 1.0}, "lost": 0}
     results |= {"targets": nothing, "keep": nothing, "guard": nothing, "groups": {}, "outcomes": []}
     results |= {"prompts": {}, "settings": {}, "seconds": {}}
     results["scan"] |= {"separations": [], "layers": []}
     results["kl"] |= {"worst": [], "first_token_values": [], "sequence_values": [], "noise_floor": 0.0}
+    results["kl"] |= {"groups": {}, "positions": []}
     for name in ("first_token", "sequence"):
         results["kl"][name] |= dict.fromkeys(("mean", "median", "p95", "p99", "max", "cvar95"), 0.0)
     results["directional_ablation"] |= {"kl_first_token_mean": 0.0, "kl_sequence_mean": 0.0}

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unflinch.report.figures import kl_figure, label_rows, layer_figure, refusal_figure
+from unflinch.report.figures import layer_figure, refusal_figure
+from unflinch.report.kl_figures import kl_figure, kl_group_figure, kl_position_figure, label_rows
 from unflinch.report.run_results import RunResults, parse_results
 from unflinch.results import GroupRate, Interval, LayerSeparation, Rate
 
@@ -21,6 +22,10 @@ DRAWINGS: dict[str, Drawing] = {
     "refusals": lambda run: refusal_figure("r", "text", run.groups["targets_by_category"], 976),
     "kl": lambda run: kl_figure("k", "text", run.kl, run.directional_ablation, 976),
     "layers": lambda run: layer_figure("l", "text", run.scan, 976),
+    "KL by kind": lambda run: kl_group_figure("g", "text", run.kl.groups["by_kind"], 976),
+    "KL by position": lambda run: kl_position_figure("p", "text", run.kl.positions, 976),
+    "narrow KL by kind": lambda run: kl_group_figure("g", "text", run.kl.groups["by_kind"], 376),
+    "narrow KL by position": lambda run: kl_position_figure("p", "text", run.kl.positions, 376),
     "narrow refusals": lambda run: refusal_figure("r", "text", run.groups["targets_by_category"], 376),
     "narrow kl": lambda run: kl_figure("k", "text", run.kl, run.directional_ablation, 376),
     "narrow layers": lambda run: layer_figure("l", "text", run.scan, 376),
@@ -91,6 +96,16 @@ def test_the_marked_statistics_are_named(run: RunResults) -> None:
     svg = kl_figure("k", "text", run.kl, run.directional_ablation, 976)
     for name in ("mean", "p95", "p99", "CVaR95", "noise floor", "ablation"):
         assert svg.count(f">{name}<") == 2
+
+
+@pytest.mark.parametrize("width", [976, 376])
+def test_groups_and_positions_without_any_kl_are_drawn_on_the_logarithmic_axis(run: RunResults, width: int) -> None:
+    nothing = dataclasses.replace(run.kl.sequence, mean=0.0, mean_interval=Interval(0.0, 0.0), p95=0.0, cvar95=0.0)
+    groups = [dataclasses.replace(group, sequence=nothing) for group in run.kl.groups["by_kind"]]
+    positions = [dataclasses.replace(position, kl=nothing) for position in run.kl.positions]
+    for svg in (kl_group_figure("g", "text", groups, width), kl_position_figure("p", "text", positions, width)):
+        assert "nan" not in svg.lower()
+        assert "inf" not in svg.lower()
 
 
 def test_the_best_layer_is_written_where_it_is(run: RunResults) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard
+from report.conftest import without_what_came_later
 
 from unflinch.errors import RunFolderError
 from unflinch.report.model_card import model_card
@@ -68,6 +69,13 @@ def test_every_limit_has_its_row(results: dict[str, Any]) -> None:
     assert len(table_rows(card)) == len(results["verdict"]["limits"])
     assert "**Passed.**" in card
     assert "Of 180 harmless test questions that the base model refuses, 7 are still refused" in card
+
+
+def test_dialogues_are_in_the_card_of_a_run_that_led_some(results: dict[str, Any]) -> None:
+    sentence = "In 24 ordinary dialogues of 3 turns"
+    assert sentence in model_card(results)
+    assert "in 0 of them" in model_card(results)
+    assert sentence not in model_card(without_what_came_later(results))
 
 
 def test_a_name_with_a_pipe_or_a_line_break_stays_in_its_row(results: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from rich.text import Text
 from unflinch.data.mine import Spectrum
 from unflinch.report import wording
 from unflinch.report.run_results import RunResults, ScanFacts
-from unflinch.results import Agreement, BenchmarkScore, FitStage, LayerSeparation, RefusalCounts
+from unflinch.results import Agreement, BenchmarkScore, FitStage, Interval, LayerSeparation, RefusalCounts
 
 BEST_LAYERS = 4
 MOST_GROUPS = 20
@@ -34,10 +34,25 @@ def _figures(run: RunResults) -> Table:
         ("KL, first token (nats)", run.kl.first_token, ablation.kl_first_token_mean),
         ("KL per answer token", run.kl.sequence, ablation.kl_sequence_mean),
     ):
-        low, high = wording.nats(kl.mean_interval.low), wording.nats(kl.mean_interval.high)
-        table.add_row(name, wording.nats(kl.mean), f"{low}–{high}", wording.nats(theirs))
-    table.add_row("  the same, worst 5 %", wording.nats(run.kl.sequence.cvar95), "", "")
+        table.add_row(name, wording.nats(kl.mean), _nats_range(kl.mean_interval), wording.nats(theirs))
+    table.add_row(
+        "  the same, worst 5 %", wording.nats(run.kl.sequence.cvar95), _nats_range(run.kl.sequence.cvar95_interval), ""
+    )
+    if run.dialogues and run.dialogues.turns:
+        last = run.dialogues.turns[-1]
+        name = f"  turn {last.turn} of dialogues"
+        table.add_row(name, wording.nats(last.kl.mean), _nats_range(last.kl.mean_interval), "")
+        for name, rate in (
+            ("dialogues that babble", run.dialogues.babbling),
+            ("dialogues newly refused", run.dialogues.refusing),
+        ):
+            found = f"{rate.count} of {rate.n} ({wording.percent(rate.value)})"
+            table.add_row(name, found, wording.percent_range(rate.interval), "")
     return table
+
+
+def _nats_range(interval: Interval | None) -> str:
+    return f"{wording.nats(interval.low)}–{wording.nats(interval.high)}" if interval else ""
 
 
 def _facts(run: RunResults) -> Table:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import numpy as np
+from jaxtyping import Float64, Int
 from scipy import stats
 
 from unflinch.results import Interval, Rate
+
+Draws = Int[np.ndarray, "resamples n"]
+"""Places of the values of every resample."""
+Statistic = Callable[[Draws], Float64[np.ndarray, " resamples"]]
+
+RESAMPLES = 2000
 
 
 def wilson(count: int, n: int, level: float = 0.95) -> Interval:
@@ -26,13 +33,21 @@ def rate(count: int, n: int) -> Rate:
     return Rate(count, n, wilson(count, n))
 
 
-def bootstrap_mean(values: Sequence[float], level: float = 0.95, resamples: int = 2000, seed: int = 0) -> Interval:
-    """Return the percentile bootstrap interval of the mean, over prompts; a point when there are fewer than two."""
-    data = np.asarray(values, dtype=np.float64)
-    if len(data) < 2:
-        point = float(data.mean()) if len(data) else 0.0
-        return Interval(point, point, level)
-    rng = np.random.default_rng(seed)
-    means = data[rng.integers(0, len(data), (resamples, len(data)))].mean(axis=1)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+def resampled(n: int, resamples: int = RESAMPLES, seed: int = 0) -> Draws:
+    """Return what places of `n` observations the bootstrap draws, with replacement, by a generator of its own."""
+    draws: Draws = np.random.default_rng(seed).integers(0, n, (resamples, n))
+    return draws
+
+
+def percentile_interval(draws: Draws, statistic: Statistic, level: float = 0.95) -> Interval:
+    """Return the percentile bootstrap interval of a statistic: the middle `level` of its values over the resamples.
+
+    Source: Efron (1979). Observations are drawn whole, so that a statistic of pairs stays one of pairs.
+
+    Args:
+        draws: of `resampled`; of one observation the interval is a point.
+        statistic: takes the places that were drawn, returns its value for every resample.
+        level: of confidence.
+    """
+    low, high = np.quantile(statistic(draws), [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(low), float(high), level)

@@ -12,13 +12,15 @@ from typing import Any, get_args
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from unflinch.report import wording
-from unflinch.report.figures import kl_figure, layer_figure, method_colours, refusal_figure
+from unflinch.report.figures import layer_figure, method_colours, refusal_figure
+from unflinch.report.kl_figures import kl_figure, kl_group_figure, kl_position_figure
 from unflinch.report.run_results import RunResults, read_results
-from unflinch.results import GroupRate, Label, Outcome, PromptKind
+from unflinch.results import DialogueOutcome, GroupRate, KLGroup, Label, Outcome, PromptKind
 from unflinch.run_folder import REPORT, RunFolder
 
 MOST_EXAMPLES = 40
 WORST_PROMPTS = 10
+MOST_DIALOGUES = 10
 WIDE, NARROW = 976, 376
 """Widths in pixels at which every figure is drawn: for a desk and for a phone."""
 
@@ -37,6 +39,16 @@ class Table:
 
     heading: str
     groups: tuple[GroupRate, ...]
+    figure: Figure
+    label: Callable[[str], str]
+
+
+@dataclass(frozen=True)
+class KLTable:
+    """KL by one way of grouping, as a figure with the numbers that it shows."""
+
+    heading: str
+    groups: tuple[KLGroup, ...]
     figure: Figure
     label: Callable[[str], str]
 
@@ -84,6 +96,9 @@ def render_report(run: RunResults) -> str:
         label_names=get_args(Label),
         labels=count_labels(run.outcomes),
         kl_figure=_kl_figure(run),
+        kl_tables=_kl_tables(run),
+        position_figure=_position_figure(run),
+        dialogues=pick_dialogues(run.dialogues.dialogues) if run.dialogues else (),
         layer_figure=_layer_figure(run),
         method_colours=method_colours(run.scan.separations),
         worst=sorted(run.kl.worst, key=lambda prompt: -prompt.first_token)[:WORST_PROMPTS],
@@ -126,6 +141,30 @@ def _kl_figure(run: RunResults) -> Figure:
     return _both_widths(lambda width: kl_figure(f"kl-{width}", description, run.kl, run.directional_ablation, width))
 
 
+def _kl_tables(run: RunResults) -> list[KLTable]:
+    """Return sequence KL by kind, category and language, as far as the run holds them, the largest mean first."""
+    tables = []
+    headings = {"by_kind": "By kind of prompt", "by_category": "By category", "by_language": "By language"}
+    for key, heading in headings.items():
+        groups = tuple(sorted(run.kl.groups.get(key, ()), key=lambda group: -group.sequence.mean))
+        if groups:
+            label = wording.language if key == "by_language" else wording.title
+            tables.append(KLTable(heading, groups, _kl_group_figure(key, heading, groups, label), label))
+    return tables
+
+
+def _kl_group_figure(key: str, heading: str, groups: Sequence[KLGroup], label: Callable[[str], str]) -> Figure:
+    description = f"{heading}: mean sequence KL with 95 % interval, and the mean of the worst 5 %, logarithmic."
+    return _both_widths(lambda width: kl_group_figure(f"kl-{key}-{width}", description, groups, width, label))
+
+
+def _position_figure(run: RunResults) -> Figure | None:
+    if not run.kl.positions:
+        return None
+    description = "KL token by token of the answers: mean with 95 % interval, and 95th percentile, logarithmic."
+    return _both_widths(lambda width: kl_position_figure(f"positions-{width}", description, run.kl.positions, width))
+
+
 def _layer_figure(run: RunResults) -> Figure | None:
     scan = run.scan
     if not scan.separations:
@@ -159,6 +198,11 @@ def pick_examples(outcomes: Sequence[Outcome], most: int = MOST_EXAMPLES) -> lis
     for turn in range(max(map(len, queues), default=0)):
         picked.extend(queue[turn] for queue in queues if turn < len(queue))
     return sorted(picked[:most], key=lambda outcome: outcome.category)
+
+
+def pick_dialogues(dialogues: Sequence[DialogueOutcome], most: int = MOST_DIALOGUES) -> list[DialogueOutcome]:
+    """Return dialogues to show in full: those that babble first, then those that moved most."""
+    return sorted(dialogues, key=lambda one: (not one.babbles, -max(one.kl, default=0.0)))[:most]
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -11,19 +11,17 @@ import math
 import re
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from html import escape
 from typing import Any
 
 import matplotlib as mpl
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from unflinch.report.run_results import ScanFacts
-from unflinch.report.wording import power_of_ten, title
-from unflinch.results import GroupRate, KLDistribution, KLReport, LayerSeparation, Rate, Yardstick
+from unflinch.report.wording import title
+from unflinch.results import GroupRate, LayerSeparation, Rate
 
 INK, MUTED, GRID, BEFORE, AFTER, PAGE = "#010203", "#040506", "#070809", "#0a0b0c", "#0d0e0f", "#101112"
 SERIES = ("#131415", "#161718", "#191a1b", "#1c1d1e", "#1f2021")
@@ -58,9 +56,6 @@ _STYLE: dict[Any, Any] = {
     "grid.color": GRID,
     "grid.linewidth": 1.0,
 }
-_SMALLEST_KL = 1e-8
-PANEL_HEIGHT = 130
-"""Height of one histogram in pixels."""
 
 
 def themed_svg(name: str, description: str, size: tuple[int, int], draw: Callable[[Figure], None]) -> str:
@@ -95,14 +90,15 @@ def themed_svg(name: str, description: str, size: tuple[int, int], draw: Callabl
     return svg.strip()
 
 
-def _axes(figure: Figure, left: int, top: int, width: int, height: int) -> Axes:
+def axes_at(figure: Figure, left: int, top: int, width: int, height: int) -> Axes:
     """Return axes at a place given in pixels from the top left corner."""
     full_width, full_height = figure.get_size_inches() * 72
     bottom = full_height - top - height
     return figure.add_axes((left / full_width, bottom / full_height, width / full_width, height / full_height))
 
 
-def _shortened(text: str, length: int) -> str:
+def shortened(text: str, length: int) -> str:
+    """Return a text of at most `length` characters, cut with an ellipsis."""
     return text if len(text) <= length else text[: length - 1].rstrip() + "…"
 
 
@@ -128,7 +124,7 @@ def refusal_figure(
     height = row_height * len(groups)
 
     def draw(figure: Figure) -> None:
-        axes = _axes(figure, left, 6, width - left - right, height)
+        axes = axes_at(figure, left, 6, width - left - right, height)
         for row, group in enumerate(groups):
             _interval_dot(axes, group.before, row - 0.16, BEFORE)
             _interval_dot(axes, group.after, row + 0.16, AFTER)
@@ -148,7 +144,7 @@ def refusal_figure(
         axes.set_ylim(len(groups) - 0.5, -0.5)
         axes.set_xticks([0, 0.25, 0.5, 0.75, 1] if wide else [0, 0.5, 1])
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
-        axes.set_yticks(range(len(groups)), [_shortened(label(group.group), 32 if wide else 20) for group in groups])
+        axes.set_yticks(range(len(groups)), [shortened(label(group.group), 32 if wide else 20) for group in groups])
         axes.tick_params(axis="y", labelcolor=INK, pad=8)
         axes.tick_params(length=0)
         axes.grid(axis="x")
@@ -157,140 +153,6 @@ def refusal_figure(
         axes.spines[["left", "bottom"]].set_visible(False)
 
     return themed_svg(name, description, (width, height + 32), draw)
-
-
-def _tick(value: float, _: object = None) -> str:
-    """Return a tick of a KL axis: plain from 0.001 up, a power of ten below."""
-    if value >= 0.0009:
-        return f"{value:g}"
-    return "10" + power_of_ten(value).split("10", 1)[1]
-
-
-def label_rows(places: Sequence[float], widths: Sequence[float]) -> list[int]:
-    """Return for each label the row to write it in, counted from the bottom, so that nothing crosses.
-
-    Every label starts at its line and runs to the right; a line ends at its own label's row. A label that reaches
-    over other lines is therefore written above all of their labels.
-
-    Args:
-        places: x of each line in pixels, ascending.
-        widths: width of each label in pixels.
-    """
-    rows = [0] * len(places)
-    for index in reversed(range(len(places))):
-        end = places[index] + widths[index]
-        covered = [rows[other] for other in range(index + 1, len(places)) if places[other] <= end]
-        rows[index] = max(covered) + 1 if covered else 0
-    return rows
-
-
-@dataclass(frozen=True)
-class Mark:
-    """A labelled vertical line."""
-
-    place: float
-    label: str
-    colour: str
-    line: str
-
-
-def _marks(distribution: KLDistribution, noise_floor: float, ablation: float) -> list[Mark]:
-    """Return the lines of one KL panel, ascending; what a logarithmic axis cannot hold is left out."""
-    marks = [
-        Mark(noise_floor, "noise floor", MUTED, ":"),
-        Mark(distribution.mean, "mean", INK, "-"),
-        Mark(distribution.p95, "p95", INK, "--"),
-        Mark(distribution.p99, "p99", INK, "--"),
-        Mark(distribution.cvar95, "CVaR95", INK, "-."),
-        Mark(ablation, "ablation", BEFORE, "-"),
-    ]
-    drawable = [mark for mark in marks if math.isfinite(mark.place) and mark.place > _SMALLEST_KL]
-    return sorted(drawable, key=lambda mark: mark.place)
-
-
-def _label_heights(marks: Sequence[Mark], low: float, scale: float) -> list[int]:
-    """Return in pixels above the axes where each label stands; `scale` is pixels for a factor of ten."""
-    places = [math.log10(mark.place / low) * scale for mark in marks]
-    rows = label_rows(places, [7.2 * len(mark.label) + 14 for mark in marks])
-    return [12 + 18 * row for row in rows]
-
-
-def _kl_panel(axes: Axes, values: Sequence[float], edges: list[float], marks: Sequence[Mark], tops: list[int]) -> None:
-    """Draw one histogram with its marked lines; the labels stand above the axes."""
-    drawn = np.clip(np.asarray(values, dtype=float), edges[0], edges[-1])
-    axes.hist(drawn, bins=edges, color=AFTER, alpha=0.75, edgecolor=PAGE, linewidth=0.8)
-    axes.set_xscale("log")
-    axes.set_xlim(edges[0], edges[-1])
-    data_and_share = axes.get_xaxis_transform()
-    for mark, top in zip(marks, tops, strict=True):
-        text_at = 1 + top / PANEL_HEIGHT
-        axes.plot(
-            [mark.place, mark.place],
-            [0, text_at + 6 / PANEL_HEIGHT],
-            transform=data_and_share,
-            clip_on=False,
-            color=mark.colour,
-            linestyle=mark.line,
-            linewidth=1.4,
-        )
-        axes.annotate(
-            mark.label,
-            (mark.place, text_at),
-            (5, 0),
-            data_and_share,
-            "offset points",
-            color=mark.colour,
-            va="center",
-            fontsize=12,
-        )
-    axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
-    axes.xaxis.set_major_locator(LogLocator(numticks=12 if len(edges) > 30 else 6))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(_tick))
-    axes.tick_params(length=0, pad=7)
-    axes.grid(axis="y")
-    axes.spines["left"].set_visible(False)
-
-
-def kl_figure(name: str, description: str, kl: KLReport, ablation: Yardstick, width: int) -> str:
-    """Return the histograms of first-token and sequence KL on one logarithmic axis, with their statistics marked.
-
-    Values of zero, and rounding below 1e-8, are drawn in the lowest bin.
-    """
-    panels = (
-        ("First token", kl.first_token_values, _marks(kl.first_token, kl.noise_floor, ablation.kl_first_token_mean)),
-        ("Sequence, per token", kl.sequence_values, _marks(kl.sequence, kl.noise_floor, ablation.kl_sequence_mean)),
-    )
-    places = [value for _, values, marks in panels for value in (*values, *(mark.place for mark in marks))]
-    positive = [value for value in places if math.isfinite(value) and value > _SMALLEST_KL] or [_SMALLEST_KL]
-    low, high = min(positive) / 1.5, max(max(positive), 10 * min(positive)) * 2
-    left, right = (48, 60) if width >= 600 else (34, 52)
-    plot_width = width - left - right
-    scale = plot_width / math.log10(high / low)
-    tops = [_label_heights(marks, low, scale) for _, _, marks in panels]
-    above = [40 + max(heights, default=0) for heights in tops]
-    below = 30
-
-    def draw(figure: Figure) -> None:
-        top = 0
-        for (heading, values, marks), heights, room in zip(panels, tops, above, strict=True):
-            axes = _axes(figure, left, top + room, plot_width, PANEL_HEIGHT)
-            edges = [float(edge) for edge in np.geomspace(low, high, 49 if width >= 600 else 29)]
-            _kl_panel(axes, values, edges, marks, heights)
-            axes.annotate(
-                heading,
-                (0, 1),
-                (-left + 1, room - 12),
-                "axes fraction",
-                "offset points",
-                fontsize=13.5,
-                fontweight="bold",
-                va="center",
-            )
-            top += room + PANEL_HEIGHT + below
-        axes.set_xlabel("KL(base || patched) in nats; height: number of prompts", labelpad=8)
-
-    return themed_svg(name, description, (width, sum(above) + 2 * (PANEL_HEIGHT + below) + 20), draw)
 
 
 def method_colours(separations: Sequence[LayerSeparation]) -> dict[str, str]:
@@ -310,7 +172,7 @@ def layer_figure(name: str, description: str, scan: ScanFacts, width: int) -> st
         curve[found.layer] = max(found.auroc, curve.get(found.layer, 0.0))
 
     def draw(figure: Figure) -> None:
-        axes = _axes(figure, 44, 34, width - 58, 250)
+        axes = axes_at(figure, 44, 34, width - 58, 250)
         for first, last in _runs(scan.layers):
             axes.axvspan(first - 0.5, last + 0.5, color=AFTER, alpha=0.13, linewidth=0)
         for number, (method, curve) in enumerate(curves.items()):

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from unflinch.errors import RunFolderError
 from unflinch.results import (
+    DialogueReport,
     FitStage,
     GroupRate,
     KLReport,
@@ -106,6 +107,8 @@ class RunResults:
     outcomes: tuple[Outcome, ...]
     seconds: dict[str, float]
     verdict: StoredVerdict
+    dialogues: DialogueReport | None = None
+    """None in runs of before dialogues were led."""
 
 
 _READER = TypeAdapter(RunResults)

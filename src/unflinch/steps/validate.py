@@ -10,11 +10,12 @@ from functools import partial
 import torch
 
 from unflinch.artifacts import Patch
+from unflinch.data.dialogues import bundled_dialogues
 from unflinch.data.prompts import Prompt
 from unflinch.data.splits import TestPrompts
 from unflinch.errors import PromptSetError
 from unflinch.metrics.intervals import rate, wilson
-from unflinch.metrics.kl import kl_distribution
+from unflinch.metrics.kl import kl_distribution, kl_divergence
 from unflinch.models.chat import encode, encode_all
 from unflinch.models.forward import last_logits, logits_from_hidden, scored_hidden
 from unflinch.models.hooks import ablated_direction
@@ -22,6 +23,7 @@ from unflinch.models.load import LoadedModel
 from unflinch.options import ValidateOptions
 from unflinch.patch.attach import attached
 from unflinch.results import (
+    DialogueReport,
     KLReport,
     Outcome,
     PromptKind,
@@ -32,8 +34,10 @@ from unflinch.results import (
 )
 from unflinch.steps.progress import Progress, counter
 from unflinch.steps.scan import Scan
+from unflinch.validate.dialogue_report import report_dialogues
 from unflinch.validate.judges import RuleJudge
 from unflinch.validate.kl_distribution import AnsweredSequence, SequenceKL, base_states, sequence_kl
+from unflinch.validate.kl_groups import kl_groups, kl_positions
 from unflinch.validate.refusal_rate import Answered, ask, counts_as_refused, grouped_rates
 from unflinch.validate.verdict import judge_run
 
@@ -65,6 +69,8 @@ class Ordinary:
     answers: list[Answered]
     sequences: list[AnsweredSequence]
     base: torch.Tensor
+    others: list[Prompt]
+    """Those that it does not plainly answer: they count in Heretic's protocol alone."""
 
 
 class Validation:
@@ -145,9 +151,10 @@ class Validation:
         if not pairs:
             raise PromptSetError(f"the model answers none of the {len(prompts)} ordinary test prompts; give others")
         sequences = [AnsweredSequence(encode(self.loaded.tokenizer, p), a.tokens) for p, a in pairs]
-        return Ordinary(
-            [p for p, _ in pairs], [a for _, a in pairs], sequences, base_states(self.loaded.model, sequences)
-        )
+        answered = [p for p, _ in pairs]
+        others = [p for p in prompts if p not in answered]
+        base = base_states(self.loaded.model, sequences)
+        return Ordinary(answered, [a for _, a in pairs], sequences, base, others)
 
 
 def refusal_counts(outcomes: Sequence[Outcome], kind: PromptKind) -> RefusalCounts:
@@ -179,6 +186,37 @@ def kl_report(validation: Validation, kl: SequenceKL, noise_floor: float, change
         tuple(first),
         tuple(sequence),
         tuple(rows),
+        first_token_all=kl_distribution(first + _first_token_of_others(validation, change)),
+        groups=kl_groups(ordinary.prompts, kl),
+        positions=kl_positions(kl),
+    )
+
+
+@torch.inference_mode()
+def _first_token_of_others(validation: Validation, change: Change) -> list[float]:
+    """Return first-token KL of the ordinary prompts that the base model does not plainly answer."""
+    model, tokenizer = validation.loaded.model, validation.loaded.tokenizer
+    others = encode_all(tokenizer, validation.ordinary.others)
+    if not others:
+        return []
+    base = scored_hidden(model, others, 1)[:, 0]
+    with change():
+        patched = scored_hidden(model, others, 1)[:, 0]
+    values: list[float] = kl_divergence(logits_from_hidden(model, base), logits_from_hidden(model, patched)).tolist()
+    return values
+
+
+def ordinary_dialogues(validation: Validation, change: Change) -> DialogueReport:
+    """Return what the change does to the bundled dialogues."""
+    loaded, options = validation.loaded, validation.options
+    return report_dialogues(
+        loaded.model,
+        loaded.tokenizer,
+        bundled_dialogues(options.dialogues),
+        validation.judge,
+        change,
+        options.dialogue_tokens,
+        lambda what, answers: counter(validation.progress, f"validate: dialogues, {what}", answers),
     )
 
 
@@ -274,9 +312,10 @@ def validate_patch(
 
     outcomes = validation.outcomes(validation.after(change, "patched"))
     kl = kl_report(validation, validation.kl(change, "patched"), noise_floor, change)
+    dialogues = ordinary_dialogues(validation, change)
     counts = {kind: refusal_counts(outcomes, kind) for kind in KINDS}
     verdict = judge_run(
-        counts["target"], counts["keep"], counts["guard"], kl, off_is_bit_equal(validation, patch), options
+        counts["target"], counts["keep"], counts["guard"], kl, dialogues, off_is_bit_equal(validation, patch), options
     )
 
     def only(kind: str) -> list[Outcome]:
@@ -294,6 +333,7 @@ def validate_patch(
         counts["guard"],
         groups,
         kl,
+        dialogues,
         yardstick(validation, scan, counts["target"].refused_after / counts["target"].n),
         outcomes,
         verdict,

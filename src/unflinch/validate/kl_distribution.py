@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -36,9 +36,19 @@ class SequenceKL:
     """KL(base || patched) at every scored position of every prompt, in nats; NaN beyond a shorter answer's end."""
 
     positions: Float[Tensor, "prompts scored"]
-    flipped: int
+    """Right-aligned: the last column is the last token of every answer."""
+    flips: Bool[Tensor, "prompts scored"]
     """Scored positions whose most likely token changed."""
-    scored: int
+
+    @property
+    def flipped(self) -> int:
+        """How many scored positions have another most likely token."""
+        return int(self.flips.sum())
+
+    @property
+    def scored(self) -> int:
+        """How many positions are scored."""
+        return int((~self.positions.isnan()).sum())
 
     @property
     def first_token(self) -> list[float]:
@@ -81,20 +91,19 @@ def sequence_kl(
     with changed():
         patched = _states(model, sequences)
     positions = torch.full(base.shape[:2], torch.nan)
-    flipped = scored = 0
+    flips = torch.zeros(base.shape[:2], dtype=torch.bool)
     for start in range(0, len(sequences), _ROWS):
         rows = slice(start, start + _ROWS)
         before, after = logits_from_hidden(model, base[rows]), logits_from_hidden(model, patched[rows])
         kl = kl_divergence(before, after).cpu()
-        flips = (before.argmax(-1) != after.argmax(-1)).cpu()
+        flipped = (before.argmax(-1) != after.argmax(-1)).cpu()
         for row, sequence in enumerate(sequences[rows]):
             own = len(sequence.answer)
             positions[start + row, longest - own :] = kl[row, longest - own :]
-            flipped += int(flips[row, longest - own :].sum())
-            scored += own
+            flips[start + row, longest - own :] = flipped[row, longest - own :]
         if advance:
             advance(len(before))
-    return SequenceKL(positions, flipped, scored)
+    return SequenceKL(positions, flips)
 
 
 def _states(model: PreTrainedModel, sequences: Sequence[AnsweredSequence]) -> Float[Tensor, "prompts scored width"]:
