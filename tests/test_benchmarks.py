@@ -90,3 +90,24 @@ def test_a_foreign_adapter_is_read_with_its_own_scaling(module: Any, tmp_path: P
     with torch.no_grad():
         weight += 3 * b @ a
     torch.testing.assert_close(found, own_logits(model, ids), rtol=1e-4, atol=1e-4)
+
+
+def test_results_on_the_same_prompts_are_kept_beside_a_new_one_and_others_are_not(module: Any) -> None:
+    side = module("side_by_side")
+    head = {"base_hash": "a", "prompts": {"targets": 2}}
+    first = side.merged(None, head, {"name": "unflinch", "note": "", "curve": [point(side, 1.0, 0.0)]})
+    assert [row["name"] for row in first["methods"]] == ["base", "unflinch"]
+    second = side.merged(first, head, {"name": "Heretic", "note": "", "curve": [point(side, 1.0, 0.5)]})
+    assert [row["name"] for row in second["methods"]] == ["base", "Heretic", "unflinch"]
+    assert second["methods"][0]["at_10_percent"] is None
+    assert second["methods"][1]["at_10_percent"] is None
+    assert "at least 50%" in second["methods"][1]["reason"]
+    assert second["methods"][2]["at_10_percent"]["strength"] == pytest.approx(0.9)
+    anew = side.merged(second, {**head, "base_hash": "b"}, {"name": "Heretic", "note": "", "curve": []})
+    assert [row["name"] for row in anew["methods"]] == ["base", "Heretic"]
+
+
+def test_the_trials_that_heretic_offers_are_read_from_its_menu(module: Any) -> None:
+    rows = ("[Trial  12] Refusals:  1/48, KL divergence: 0.3100", "[Trial   3] Refusals: 20/48, KL divergence: 0.0200")
+    menu = "".join(f"\x1b[7m {row}\x1b[0m\x1b[K\r\n" for row in (*rows, rows[0]))  # drawn again as the cursor moves
+    assert module("heretic_yardstick").offered(menu) == [("12", "1", "48", "0.3100"), ("3", "20", "48", "0.0200")]
