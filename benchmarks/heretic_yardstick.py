@@ -6,8 +6,8 @@ one with the fewest refusals and the middle one are saved as LoRA. Needs `pip in
 `heretic-llm==1.4.0`.
 
 What it writes answers to are harmless targets only; of right refusals it sees no more than the states that are read
-before the first token. Long prompts are left out and batches kept small: it pads a batch to its longest prompt, and
-attention over that, with a mask, takes memory by the square of the length.
+before the first token. Long prompts are left out and batches kept small, as it pads each to its longest prompt: it took
+9 GB at 32 prompts of any length, 6 at 16 short ones.
 """
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ _SYSTEM = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
 """What the demo model's chat template says where no system prompt is given."""
 _CHARACTERS = 300
 """Longer prompts are left out."""
-_MOST = 160
+_MOST = 96
 """Prompts from which its directions are taken, for each of targets, keeps and ordinary ones."""
-_EVALUATED = 48
-_TOKENS = 20
+_EVALUATED = 32
+_TOKENS = 12
+"""Of an answer that it judges; its default is 100."""
 _BATCH = 16
 _TIMEOUT = 3 * 3600
 """Seconds for the whole search."""
@@ -41,7 +42,9 @@ _OFFERED = re.compile(r"\[Trial +(\d+)\] Refusals: +(\d+)/(\d+), KL divergence: 
 
 
 def search(material: Material, command: Path, trials: int, work: Path) -> None:
-    """Let Heretic search, and write two of its trials as adapters; an interrupted search goes on.
+    """Let Heretic search, and write two of its trials as adapters.
+
+    An interrupted search goes on; its own process takes SIGINT as the wish to end with the trials it has.
 
     Args:
         material: refused targets and keeps, and answered ordinary prompts, to learn from.
@@ -66,6 +69,7 @@ def search(material: Material, command: Path, trials: int, work: Path) -> None:
     if child.expect(["Which trial do you want to use", "How would you like to proceed"]):
         child.send(_ENTER)  # go on
         child.expect("Which trial do you want to use")
+    searched = max((int(number) for number in re.findall(r"Running trial (\d+)", plain(child.before))), default=trials)
     child.expect("Exit program")
     front = offered(child.before)
     for name, place in {"Heretic": 0, "Heretic, middle trial": len(front) // 2}.items():
@@ -82,7 +86,7 @@ def search(material: Material, command: Path, trials: int, work: Path) -> None:
         child.expect("Which trial do you want to use")
         trial, refused, of, kl = front[place]
         note = (
-            f"heretic-llm 1.4.0, {trials} trials (default 200); trial {trial}, {refused}/{of} refusals at KL {kl} by "
+            f"heretic-llm 1.4.0, {searched} trials (default 200); trial {trial}, {refused}/{of} refusals at KL {kl} by "
             f"its own count: number {place + 1} of the {len(front)} it offers, its LoRA scaled"
         )
         describe(saved, material, note, learnt)
@@ -91,8 +95,12 @@ def search(material: Material, command: Path, trials: int, work: Path) -> None:
 
 def offered(menu: str) -> list[tuple[str, ...]]:
     """Return the trials of a menu, as number, refusals, prompts and KL, from the fewest refusals to the least KL."""
-    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", menu)
-    return list(dict.fromkeys(_OFFERED.findall(plain)))
+    return list(dict.fromkeys(_OFFERED.findall(plain(menu))))
+
+
+def plain(shown: str) -> str:
+    """Return what a terminal shows, without colours and movements of the cursor."""
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
 
 
 def _write_settings(material: Material, trials: int, folder: Path) -> list[Prompt]:
@@ -110,6 +118,7 @@ def _write_settings(material: Material, trials: int, folder: Path) -> list[Promp
         "dtypes": [str(material.loaded.model.dtype).removeprefix("torch.")],
         "n_trials": trials,
         "n_startup_trials": max(1, trials * 3 // 10),
+        "response_prefix": "",  # else it writes answers, to find what all of them begin with
         "max_response_length": _TOKENS,
         "batch_size": _BATCH,
         "export_strategy": "adapter",

@@ -111,3 +111,13 @@ def test_the_trials_that_heretic_offers_are_read_from_its_menu(module: Any) -> N
     rows = ("[Trial  12] Refusals:  1/48, KL divergence: 0.3100", "[Trial   3] Refusals: 20/48, KL divergence: 0.0200")
     menu = "".join(f"\x1b[7m {row}\x1b[0m\x1b[K\r\n" for row in (*rows, rows[0]))  # drawn again as the cursor moves
     assert module("heretic_yardstick").offered(menu) == [("12", "1", "48", "0.3100"), ("3", "20", "48", "0.0200")]
+
+
+def test_an_adapter_that_has_learnt_from_test_prompts_is_not_measured(module: Any, tmp_path: Path) -> None:
+    yardsticks = module("yardsticks")
+    folder = tmp_path / yardsticks.TRAINED["Heretic"]
+    folder.mkdir()
+    about = {"base_hash": "", "note": "", "prompts": ["a", "b"]}
+    (folder / "yardstick.json").write_text(json.dumps(about), encoding="utf-8")
+    with pytest.raises(ValueError, match="1 of the test prompts"):
+        yardsticks.trained("Heretic", None, tmp_path, {"b", "c"})
