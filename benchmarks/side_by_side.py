@@ -1,14 +1,16 @@
 """unflinch beside other ways to answer false refusals: one model, the same test prompts, judge and KL code.
 
-Run `python benchmarks/side_by_side.py --run runs/NAME`: a finished run gives the patch, and what its other steps found
-is what the other methods learn from. Each is swept over its strength, so that they can be compared where all leave the
-same share of false refusals (10 and 25 %, interpolated). Results are written after every method; `--only` measures
-some of them anew. Only counts are kept; no answer is written anywhere.
+Run `python benchmarks/side_by_side.py --run runs/NAME --work FOLDER`: a finished run gives the patch, and what its
+other steps found is what the other methods learn from; the folder has the adapters that `train_yardsticks.py` made.
+Each is swept over its strength, so that they can be compared where all leave the same share of false refusals (10 and
+25 %, interpolated). Results are written after every method, into a file of earlier ones if these were measured on the
+same prompts; `--only` measures some methods. Only counts are kept; no answer is written anywhere.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -19,30 +21,27 @@ from typing import Any
 
 import numpy as np
 import torch
-from heretic_yardstick import heretic
-from lora_yardsticks import dpo_lora, sft_lora
 from matplotlib.figure import Figure
 from yardsticks import (
+    TRAINED,
     Material,
     Method,
     activation_steering,
     directional_ablation,
     norm_preserving_ablation,
     orthogonalised_direction,
+    read_material,
     system_prompt,
+    trained,
     unflinch,
 )
 
-from unflinch.config import make_config
 from unflinch.metrics.intervals import rate
 from unflinch.models.chat import encode
-from unflinch.models.load import load_model
 from unflinch.patch.save import check_base, load_patch
-from unflinch.run_folder import SETTINGS, RunFolder, read_json
-from unflinch.steps.baseline import from_json
+from unflinch.run_folder import RunFolder
 from unflinch.steps.prepare import load_splits
 from unflinch.steps.progress import silent
-from unflinch.steps.scan import load_scan
 from unflinch.steps.validate import KINDS, Validation, refusal_counts
 from unflinch.validate.kl_distribution import AnsweredSequence, sequence_kl
 
@@ -50,17 +49,15 @@ RESULTS = Path(__file__).parent / "results"
 EQUAL_SHARES = {"at_10_percent": 0.10, "at_25_percent": 0.25}
 """Shares of false refusals left at which the methods are compared."""
 FIGURES = ("strength", "keep_lost", "guard_lost", "kl_first_token_mean", "kl_sequence_mean", "kl_sequence_p99")
-METHODS: dict[str, Callable[..., Method]] = {
-    "system prompt": lambda material, patch, options: system_prompt(),
-    "activation steering": lambda material, patch, options: activation_steering(material),
-    "directional ablation": lambda material, patch, options: directional_ablation(material),
-    "orthogonalised direction": lambda material, patch, options: orthogonalised_direction(material),
-    "norm-preserving ablation": lambda material, patch, options: norm_preserving_ablation(material),
-    "SFT LoRA": lambda material, patch, options: sft_lora(material),
-    "DPO LoRA": lambda material, patch, options: dpo_lora(material),
-    "Heretic": lambda material, patch, options: heretic(material, options.heretic, options.heretic_trials),
-    "unflinch": lambda material, patch, options: unflinch(material, patch),
+METHODS: dict[str, Callable[[Material], Method]] = {
+    "system prompt": lambda _: system_prompt(),
+    "activation steering": activation_steering,
+    "directional ablation": directional_ablation,
+    "orthogonalised direction": orthogonalised_direction,
+    "norm-preserving ablation": norm_preserving_ablation,
 }
+"""Methods that need no training; `TRAINED` come from their folder, and the patch from its run."""
+ORDER = ("base", *METHODS, *TRAINED, "unflinch")
 Point = dict[str, Any]
 
 
@@ -143,59 +140,89 @@ def pareto_figure(methods: Sequence[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, metadata={"Date": None})
 
 
-def main() -> None:
-    """Measure, print, and write results and figure."""
+def header(validation: Validation, judged_tokens: int) -> dict[str, Any]:
+    """Return what all methods share: model and prompts; figures under equal headers may be compared."""
+    loaded, refused = validation.loaded, validation.refused
+    keys = [
+        p.key for prompts in (*(refused[kind].prompts for kind in KINDS), validation.ordinary.prompts) for p in prompts
+    ]
+    return {
+        "model": loaded.hub_id or loaded.model_id,
+        "base_hash": loaded.base_hash,
+        "judged_tokens": judged_tokens,
+        "prompts": validation.counts(),
+        "prompts_sha256": hashlib.sha256("\n".join(keys).encode()).hexdigest(),
+    }
+
+
+def merged(stored: dict[str, Any] | None, head: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
+    """Return results with a method's row: beside the stored ones if they have the same header, else alone with base."""
+    base = {"name": "base", "note": "the model as it comes", "curve": [untouched()]}
+    same = stored is not None and all(stored.get(name) == value for name, value in head.items())
+    before = stored["methods"] if stored is not None and same else []
+    rows = {method["name"]: method for method in (base, *before, row)}
+    known = [name for name in ORDER if name in rows]
+    return {**head, "methods": [compared(rows[name]) for name in known]}
+
+
+def sweep(validation: Validation, method: Method) -> list[Point]:
+    """Return a method's curve, a point a strength, telling each."""
+    curve = []
+    for strength in method.strengths:
+        point = measure(validation, method, strength)
+        curve.append(point)
+        print(
+            f"{method.name:26} {strength:4g}: left {point['targets_refused']:.1%}, lost {point['keep_lost']:.1%}, "
+            f"guard {point['guard_lost']:.1%}, KL {point['kl_first_token_mean']:.4f} / {point['kl_sequence_mean']:.4f}",
+            flush=True,
+        )
+    return curve
+
+
+def arguments() -> argparse.Namespace:
+    """Return what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--run", type=Path, required=True, help="a finished run folder")
-    parser.add_argument("--only", nargs="+", choices=sorted(METHODS), help="measure these, keep the others' results")
+    parser.add_argument(
+        "--run", type=Path, required=True, help="a run folder; --only of others than ours needs no patch"
+    )
+    parser.add_argument("--work", type=Path, help="adapters of train_yardsticks.py; without it they are left out")
+    parser.add_argument("--only", nargs="+", choices=ORDER[1:], help="measure these, keep the others' results")
     parser.add_argument("--targets", type=int, default=160, help="most test targets, before asking the model")
     parser.add_argument("--keeps", type=int, default=200, help="most test keeps")
     parser.add_argument("--ordinary", type=int, default=100, help="most ordinary test prompts")
     parser.add_argument("--tokens", type=int, default=24, help="most tokens of an answer that the judge sees")
-    parser.add_argument("--heretic", type=Path, help="its executable; it is left out if none is given")
-    parser.add_argument("--heretic-trials", type=int, default=30, help="how many Heretic searches")
     parser.add_argument("--out", type=Path, default=RESULTS / "side_by_side.json")
     options = parser.parse_args()
+    stored = [name for name, folder in TRAINED.items() if options.work and (options.work / folder).is_dir()]
+    if missing := sorted({name for name in options.only or () if name in TRAINED} - set(stored)):
+        parser.error(f"nothing trained for {', '.join(missing)} in --work; run train_yardsticks.py first")
+    options.only = options.only or [*METHODS, *stored, "unflinch"]
+    return options
 
-    run = RunFolder(options.run)
-    config = make_config(read_json(options.run / SETTINGS))
-    loaded, patch = load_model(config.model.model), load_patch(run.patch)
-    check_base(patch, loaded.base_hash, config.model.model)
+
+def main() -> None:
+    """Measure, print, and write results and figure."""
+    options = arguments()
+    config, material = read_material(options.run)
     limits = {"targets": options.targets, "keep": options.keeps, "ordinary": options.ordinary}
-    splits = load_splits(replace(config.prompts, **{f"max_{kind}_test": most for kind, most in limits.items()}))
-    baseline = from_json(run.read_step("baseline")["data"], splits.fit, splits.select)
-    scan = load_scan(run.step_file("scan", ".safetensors"), run.read_step("scan")["data"])
-    material = Material(loaded, baseline, scan)
-    validation = Validation(loaded, splits.test, replace(config.validate, answer_tokens=options.tokens), silent)
+    test = load_splits(replace(config.prompts, **{f"max_{kind}_test": most for kind, most in limits.items()})).test
+    keys = {p.key for prompts in (test.targets, test.keep, test.guard, test.ordinary) for p in prompts}
+    made: dict[str, Callable[[Material], Method]] = {**METHODS}
+    made |= {name: partial(trained, name, work=options.work, test=keys) for name in TRAINED}
+    if "unflinch" in options.only:
+        patch = load_patch(RunFolder(options.run).patch)
+        check_base(patch, material.loaded.base_hash, config.model.model)
+        made["unflinch"] = lambda material: unflinch(material, patch)
 
-    document: dict[str, Any] = {
-        "model": loaded.hub_id or config.model.model,
-        "base_hash": loaded.base_hash,
-        "judged_tokens": options.tokens,
-        "prompts": validation.counts(),
-        "methods": [{"name": "base", "note": "the model as it comes", "curve": [untouched()]}],
-    }
-    if options.only and options.out.exists():
-        stored = json.loads(options.out.read_text(encoding="utf-8"))
-        if any(stored[name] != document[name] for name in ("base_hash", "judged_tokens", "prompts")):
-            parser.error(f"{options.out} was measured with another model or other prompts; leave out --only")
-        document = stored
-    for name in options.only or [name for name in METHODS if name != "Heretic" or options.heretic]:
-        method = METHODS[name](material, patch, options)
-        curve = []
-        for strength in method.strengths:
-            curve.append(measure(validation, method, strength))
-            point = curve[-1]
-            print(
-                f"{name:26} {strength:4g}: left {point['targets_refused']:.1%}, lost {point['keep_lost']:.1%}, guard "
-                f"{point['guard_lost']:.1%}, KL {point['kl_first_token_mean']:.4f} / {point['kl_sequence_mean']:.4f}",
-                flush=True,
-            )
-        row = {"name": name, "note": method.note, "curve": curve}
-        rows = [m for m in document["methods"] if m["name"] != name] + [row]
-        document["methods"] = [compared(row) for row in rows]
+    validation = Validation(material.loaded, test, replace(config.validate, answer_tokens=options.tokens), silent)
+    head = header(validation, options.tokens)
+    document = json.loads(options.out.read_text(encoding="utf-8")) if options.out.exists() else None
+    for name in options.only:
+        method = made[name](material)
+        row = {"name": name, "note": method.note, "curve": sweep(validation, method)}
+        document = merged(document, head, row)
         options.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    pareto_figure([m for m in document["methods"] if m["name"] != "base"], options.out.with_suffix(".svg"))
+        pareto_figure([m for m in document["methods"] if m["name"] != "base"], options.out.with_suffix(".svg"))
 
 
 if __name__ == "__main__":

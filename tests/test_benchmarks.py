@@ -163,3 +163,34 @@ def test_a_trained_classifier_tells_apart_what_it_was_shown(module: Any) -> None
     classifier = script.train(rows)
     found = [classifier.probability(script.found("How?", row["completion"])) > 0.5 for row in rows]
     assert found == [script.is_refusal(row) for row in rows]
+
+
+def test_results_on_the_same_prompts_are_kept_beside_a_new_one_and_others_are_not(module: Any) -> None:
+    side = module("side_by_side")
+    head = {"base_hash": "a", "prompts": {"targets": 2}}
+    first = side.merged(None, head, {"name": "unflinch", "note": "", "curve": [point(side, 1.0, 0.0)]})
+    assert [row["name"] for row in first["methods"]] == ["base", "unflinch"]
+    second = side.merged(first, head, {"name": "Heretic", "note": "", "curve": [point(side, 1.0, 0.5)]})
+    assert [row["name"] for row in second["methods"]] == ["base", "Heretic", "unflinch"]
+    assert second["methods"][0]["at_10_percent"] is None
+    assert second["methods"][1]["at_10_percent"] is None
+    assert "at least 50%" in second["methods"][1]["reason"]
+    assert second["methods"][2]["at_10_percent"]["strength"] == pytest.approx(0.9)
+    anew = side.merged(second, {**head, "base_hash": "b"}, {"name": "Heretic", "note": "", "curve": []})
+    assert [row["name"] for row in anew["methods"]] == ["base", "Heretic"]
+
+
+def test_the_trials_that_heretic_offers_are_read_from_its_menu(module: Any) -> None:
+    rows = ("[Trial  12] Refusals:  1/48, KL divergence: 0.3100", "[Trial   3] Refusals: 20/48, KL divergence: 0.0200")
+    menu = "".join(f"\x1b[7m {row}\x1b[0m\x1b[K\r\n" for row in (*rows, rows[0]))  # drawn again as the cursor moves
+    assert module("heretic_yardstick").offered(menu) == [("12", "1", "48", "0.3100"), ("3", "20", "48", "0.0200")]
+
+
+def test_an_adapter_that_has_learnt_from_test_prompts_is_not_measured(module: Any, tmp_path: Path) -> None:
+    yardsticks = module("yardsticks")
+    folder = tmp_path / yardsticks.TRAINED["Heretic"]
+    folder.mkdir()
+    about = {"base_hash": "", "note": "", "prompts": ["a", "b"]}
+    (folder / "yardstick.json").write_text(json.dumps(about), encoding="utf-8")
+    with pytest.raises(ValueError, match="1 of the test prompts"):
+        yardsticks.trained("Heretic", None, tmp_path, {"b", "c"})
