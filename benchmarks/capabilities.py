@@ -14,10 +14,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from unflinch.benchmark_results import BenchmarkResults
 from unflinch.models.load import load_model
 from unflinch.options import BenchOptions
 from unflinch.patch.save import check_base, load_patch
-from unflinch.results import BenchmarkResults
 from unflinch.run_folder import write_json
 from unflinch.validate.benchmark_items import load_items
 from unflinch.validate.benchmarks import Comparison, measure

@@ -14,11 +14,11 @@ from tiny_models import own_logits, save_model, tiny_model
 from tiny_patches import random_patch
 
 from unflinch.artifacts import Patch
+from unflinch.benchmark_results import BenchmarkResults
 from unflinch.errors import RunFolderError
 from unflinch.models.load import LoadedModel, load_model
 from unflinch.options import BenchOptions
 from unflinch.patch.attach import attached
-from unflinch.results import BenchmarkResults
 from unflinch.validate.answer_log import AnswerLog
 from unflinch.validate.benchmark_items import Row, load_items
 from unflinch.validate.benchmark_model import BenchmarkModel

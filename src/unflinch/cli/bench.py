@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
+from unflinch.benchmark_results import BenchmarkResults
 from unflinch.cli import arguments as arg
 from unflinch.options import BenchOptions
-from unflinch.results import BenchmarkResults
 
 Data = Annotated[
     str | None,

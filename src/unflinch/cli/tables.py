@@ -10,10 +10,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from unflinch.benchmark_results import BenchmarkScore
 from unflinch.data.mine import Spectrum
 from unflinch.report import wording
 from unflinch.report.run_results import RunResults, ScanFacts
-from unflinch.results import Agreement, BenchmarkScore, FitStage, Interval, LayerSeparation, RefusalCounts
+from unflinch.results import Agreement, FitStage, Interval, LayerSeparation, RefusalCounts
 
 BEST_LAYERS = 4
 MOST_GROUPS = 20

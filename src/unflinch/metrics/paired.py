@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
-from unflinch.results import BenchmarkScore
+from unflinch.benchmark_results import BenchmarkScore
 
 
 def paired_score(benchmark: str, metric: str, base: Sequence[bool], patched: Sequence[bool]) -> BenchmarkScore:

@@ -6,8 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from unflinch.benchmark_results import BenchmarkScore
 from unflinch.report.run_results import RunResults
-from unflinch.results import BenchmarkScore, Interval, Limit, RefusalCounts
+from unflinch.results import Interval, Limit, RefusalCounts
 
 NO_BREAK = "\N{NO-BREAK SPACE}"
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")

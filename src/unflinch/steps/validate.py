@@ -45,10 +45,11 @@ Change = Callable[[], AbstractContextManager[object]]
 KINDS: tuple[PromptKind, ...] = ("target", "keep", "guard")
 _WORST = 10
 _STRENGTH_STEP = 1 / 32
-_DIALLED = 64
+_DIALLED = 32
 """Targets on which the yardstick's strength is found."""
 _GLANCE = 12
-"""Tokens after which the base model's plain answers are read no further: later refusals are hardly any, see LOG."""
+"""Tokens after which plain answers of the base model and of the yardstick are read no further: later refusals are
+hardly any, see LOG."""
 
 
 @dataclass(frozen=True)
@@ -106,14 +107,19 @@ class Validation:
         return counts
 
     def after(
-        self, change: Change, what: str, rewrite: Callable[[Prompt], Prompt] = lambda prompt: prompt
+        self,
+        change: Change,
+        what: str,
+        rewrite: Callable[[Prompt], Prompt] = lambda prompt: prompt,
+        most_tokens: int | None = None,
     ) -> dict[PromptKind, list[Answered]]:
         """Return the changed model's answers to every prompt that the base model refuses, asked as rewritten."""
+        tokens = min(most_tokens or self.options.answer_tokens, self.options.answer_tokens)
         found = {}
         with change():
             for kind in KINDS:
                 prompts = [rewrite(prompt) for prompt in self.refused[kind].prompts]
-                found[kind] = self._ask(prompts, f"validate: {kind} prompts, {what}", self.options.answer_tokens)
+                found[kind] = self._ask(prompts, f"validate: {kind} prompts, {what}", tokens)
         return found
 
     def kl(self, change: Change, what: str) -> SequenceKL:
@@ -223,7 +229,8 @@ def ordinary_dialogues(validation: Validation, change: Change) -> DialogueReport
 def yardstick(validation: Validation, scan: Scan, share: float) -> Yardstick:
     """Return directional ablation (one direction out of every residual writer) where it leaves as many targets.
 
-    Its strength is found on the first tokens of answers, of the targets whose refusals those decide.
+    Its strength is found on the first tokens of answers, of the targets whose refusals those decide; its answers are
+    read for a glance only.
 
     Args:
         validation: the prompts, and what the base model does with them.
@@ -246,7 +253,7 @@ def yardstick(validation: Validation, scan: Scan, share: float) -> Yardstick:
 
     strength = equal_strength(left, share) if opened else 1.0
     what, change = "directional ablation", partial(ablated, strength)
-    outcomes = validation.outcomes(validation.after(change, what))
+    outcomes = validation.outcomes(validation.after(change, what, most_tokens=_GLANCE))
     kl = validation.kl(change, what)
     return Yardstick(
         strength,

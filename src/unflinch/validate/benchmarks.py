@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from unflinch.artifacts import Patch
+from unflinch.benchmark_results import BenchmarkResults, BenchmarkScore
 from unflinch.metrics.paired import paired_score
 from unflinch.models.load import LoadedModel
 from unflinch.options import BenchOptions
 from unflinch.patch.attach import attached
-from unflinch.results import BenchmarkResults, BenchmarkScore
 from unflinch.run_folder import open_run, write_json
 from unflinch.validate.answer_log import AnswerLog
 from unflinch.validate.benchmark_items import Items, require_lm_eval
