@@ -49,7 +49,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "fine_tune_steps": 2,
         "batch_size": 12,
         "learning_rate": 0.02,
-        "goal": -1.0,
+        "goal": -2.0,
         "largest_drop": 3.0,
         "keep_margin": 0.5,
         "guard_margin": 1.0,
@@ -73,7 +73,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 """Generous: so tiny a model has little room between what is right and what is wrong."""
 DIALOGUES = 12
 """Dialogues that the model has learnt to answer."""
-_EPOCHS = 14
+_EPOCHS = 20
 _ROWS = 48
 _SMOOTHING = 0.1
 """Of the labels: the model stays unsure enough to be moved, as real ones are."""

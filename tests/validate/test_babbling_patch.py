@@ -47,7 +47,8 @@ def test_the_untouched_model_passes(loaded: LoadedModel) -> None:
     found = report(loaded, nullcontext)
     assert found.n >= DIALOGUES / 2 and found.n + found.left_out == DIALOGUES
     assert found.babbling.count == 0
-    assert found.perplexity_ratio.value == pytest.approx(1.0, abs=1e-4) <= OPTIONS.max_perplexity_ratio
+    assert found.refusing.count == 0
+    assert found.perplexity_ratio.value == pytest.approx(1.0, abs=1e-4)
     assert found.drift.value == pytest.approx(1.0, abs=0.05)
     assert [turn.kl.max for turn in found.turns] == pytest.approx([0.0] * 3, abs=1e-5)
     assert found.before == found.after
