@@ -57,10 +57,10 @@ def bench(
     trust_remote_code: arg.TrustRemoteCode = None,
     json: arg.Json = False,
 ) -> None:
-    """Ask MODEL the same questions of MMLU, HellaSwag and GSM8K with and without PATCH.
+    """Ask MODEL questions of three benchmarks with and without PATCH.
 
-    Shows both scores with standard errors, their paired difference, and whether chance explains it (exact McNemar
-    test). Needs lm-eval, which `pip install 'unflinch[bench]'` brings. The same command again continues a stopped one.
+    The benchmarks are MMLU, HellaSwag and GSM8K, on the same items. Shows both scores with standard errors, their paired
+    difference, and whether chance explains it (exact McNemar test). Needs lm-eval, which `pip install 'unflinch[bench]'` brings. The same command again continues a stopped one.
     """
     given = locals()  # every parameter by name
 
