@@ -59,8 +59,8 @@ def bench(
 ) -> None:
     """Ask MODEL questions of three benchmarks with and without PATCH.
 
-    The benchmarks are MMLU, HellaSwag and GSM8K, on the same items. Shows both scores with standard errors, their paired
-    difference, and whether chance explains it (exact McNemar test). Needs lm-eval, which `pip install 'unflinch[bench]'` brings. The same command again continues a stopped one.
+    These are MMLU, HellaSwag and GSM8K. Shows scores with standard errors, their paired difference, and whether chance
+    explains it (exact McNemar test). Needs lm-eval (`pip install 'unflinch[bench]'`). Continues where it was stopped.
     """
     given = locals()  # every parameter by name
 
