@@ -56,7 +56,7 @@ def test_the_untouched_model_passes(loaded: LoadedModel) -> None:
 
 def test_a_random_update_that_is_far_too_strong_babbles_and_fails(loaded: LoadedModel) -> None:
     patch = random_patch(loaded.model, ranks=(8,))
-    found = report(loaded, lambda: attached(loaded.model, patch))
+    found = report(loaded, lambda: attached(loaded.model, patch, strength=8.0))
     assert found.babbling.value > OPTIONS.max_dialogues_babbling
     assert found.perplexity_ratio.value > OPTIONS.max_perplexity_ratio
     assert found.turns[0].kl.mean > OPTIONS.max_kl_cvar95
