@@ -6,8 +6,8 @@ one with the fewest refusals and the middle one are saved as LoRA. Needs `pip in
 `heretic-llm==1.4.0`.
 
 What it writes answers to are harmless targets only; of right refusals it sees no more than the states that are read
-before the first token. Long prompts are left out and batches kept small, as it pads each to its longest prompt: it took
-9 GB at 32 prompts of any length, 6 at 16 short ones.
+before the first token. It runs in float32: in bfloat16 on a CPU, torch copies the frozen output matrix for every row of
+a batch whose last position alone is wanted, a quarter of a gigabyte and a second a prompt here.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _MOST = 96
 _EVALUATED = 32
 _TOKENS = 12
 """Of an answer that it judges; its default is 100."""
-_BATCH = 16
+_BATCH = 32
 _TIMEOUT = 3 * 3600
 """Seconds for the whole search."""
 _ENTER, _UP, _DOWN = "\r", "\x1b[A", "\x1b[B"
@@ -115,7 +115,7 @@ def _write_settings(material: Material, trials: int, folder: Path) -> list[Promp
     }
     settings: dict[str, Any] = {
         "model": str(material.loaded.source),
-        "dtypes": [str(material.loaded.model.dtype).removeprefix("torch.")],
+        "dtypes": ["float32"],
         "n_trials": trials,
         "n_startup_trials": max(1, trials * 3 // 10),
         "response_prefix": "",  # else it writes answers, to find what all of them begin with
