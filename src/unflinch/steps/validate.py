@@ -45,7 +45,7 @@ Change = Callable[[], AbstractContextManager[object]]
 KINDS: tuple[PromptKind, ...] = ("target", "keep", "guard")
 _WORST = 10
 _STRENGTH_STEP = 1 / 32
-_DIALLED = 32
+_DIALLED = 64
 """Targets on which the yardstick's strength is found."""
 _GLANCE = 12
 """Tokens after which plain answers of the base model and of the yardstick are read no further: later refusals are
