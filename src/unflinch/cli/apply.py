@@ -25,8 +25,8 @@ def apply(
     The copy is for programs that load no adapters. It says in its README and config that it was modified.
     """
     from unflinch.cli import console
+    from unflinch.cli.base_model import load_base
     from unflinch.cli.job import patch_folder
-    from unflinch.models.load import load_model
     from unflinch.patch.merge import check_copy_folder, merge_into_copy
     from unflinch.patch.save import load_patch
 
@@ -34,13 +34,6 @@ def apply(
     factors = load_patch(patch_folder(patch))
     if strength > 1:
         console.warning(f"strength {strength:g} goes beyond the patch that was validated: right refusals may be lost")
-    with console.waiting(f"loading {model}"):
-        loaded = load_model(
-            model,
-            dtype=dtype or "auto",
-            device=device or "auto",
-            revision=revision,
-            trust_remote_code=bool(trust_remote_code),
-        )
+    loaded = load_base(model, dtype, device, revision, trust_remote_code)
     with console.waiting(f"writing {out}"):
         console.show_line(str(merge_into_copy(loaded, factors, out, strength)))

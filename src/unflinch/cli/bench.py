@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from unflinch.benchmark_results import BenchmarkResults
 from unflinch.cli import arguments as arg
 from unflinch.options import BenchOptions
 
@@ -65,7 +63,7 @@ def bench(
     given = locals()  # every parameter by name
 
     from unflinch.cli import console
-    from unflinch.cli.job import patch_folder
+    from unflinch.cli.job import patch_folder, stoppable
     from unflinch.cli.tables import benchmark_summary
     from unflinch.run_folder import plain
     from unflinch.validate.benchmark_items import load_items, require_lm_eval
@@ -74,38 +72,20 @@ def bench(
     options = BenchOptions(**{field.name: given[field.name] for field in fields(BenchOptions)})
     items = load_items(options)
 
-    from unflinch.models.load import load_model  # only now: a mistake above is told at once
+    from unflinch.cli.base_model import load_base  # only now: a mistake above is told at once
     from unflinch.patch.save import check_base, load_patch
     from unflinch.validate.benchmarks import Comparison, measure
 
     place = patch_folder(patch)
     factors = load_patch(place)
-    with console.waiting(f"loading {model}"):
-        loaded = load_model(
-            model,
-            dtype=dtype or "auto",
-            device=device or "auto",
-            revision=revision,
-            trust_remote_code=bool(trust_remote_code),
-        )
+    loaded = load_base(model, dtype, device, revision, trust_remote_code)
     check_base(factors, loaded.base_hash, model)
     comparison = Comparison(loaded, factors, options, strength)
     folder = (out or place.parent / "bench") / comparison.name
-    results = _finished(lambda progress: measure(comparison, items, folder, progress), folder)
+    with stoppable(f"answers are kept in {folder}, the same command continues") as progress:
+        results = measure(comparison, items, folder, progress)
     if json:
         console.show_json({"settings": comparison.settings, **plain(results), "folder": str(folder)})
         return
     console.show(benchmark_summary(results.scores))
     console.show_line(f"results in  {folder}")
-
-
-def _finished(measured: Callable[..., BenchmarkResults], folder: Path) -> BenchmarkResults:
-    """Return what was measured, with progress shown, or say on Ctrl-C where the answers are kept."""
-    from unflinch.cli import console
-
-    try:
-        with console.progress() as progress:
-            return measured(progress)
-    except KeyboardInterrupt:
-        console.note(f"stopped; answers are kept in {folder}, the same command continues")
-        raise typer.Exit(130) from None

@@ -24,22 +24,14 @@ def chat(
     Type a prompt, or: /patched, /original or /both to say who answers; /strength X; /reset; /quit. Where stdin is no
     terminal, each of its lines is one of these, and the answers are printed plainly.
     """
-    from unflinch.cli import console
+    from unflinch.cli.base_model import load_base
     from unflinch.cli.conversation import Conversation, talk
     from unflinch.cli.job import patch_folder
-    from unflinch.models.load import load_model
     from unflinch.patch.attach import attached
     from unflinch.patch.save import check_base, load_patch
 
     factors = load_patch(patch_folder(patch))
-    with console.waiting(f"loading {model}"):
-        loaded = load_model(
-            model,
-            dtype=dtype or "auto",
-            device=device or "auto",
-            revision=revision,
-            trust_remote_code=bool(trust_remote_code),
-        )
+    loaded = load_base(model, dtype, device, revision, trust_remote_code)
     check_base(factors, loaded.base_hash, model)
     with attached(loaded.model, factors, strength) as live:
         talk(Conversation(loaded, live, max_tokens))

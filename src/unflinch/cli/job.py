@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import shlex
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -17,6 +18,7 @@ from unflinch.cli import console
 from unflinch.config import RunConfig, make_config, read_toml
 from unflinch.errors import ConfigError, RunFolderError
 from unflinch.run_folder import REPORT, RESULTS, SETTINGS, RunFolder, read_json
+from unflinch.steps.progress import Progress
 
 _PLACES: dict[str, tuple[str, ...]] = {
     "model": ("model.model",),
@@ -90,11 +92,22 @@ def carry_out(call: Callable[..., dict[str, Any]], job: Job) -> dict[str, Any]:
     Raises:
         typer.Exit: with code 130 on Ctrl-C, after saying how to continue.
     """
+    with stoppable(f"finished steps are kept, continue with: {job.again}") as progress:
+        return call(job.config, job.folder, progress=progress, step_done=console.step_done)
+
+
+@contextmanager
+def stoppable(kept: str) -> Iterator[Progress]:
+    """Show the progress of what is done inside, and end on Ctrl-C with a note of what is kept.
+
+    Raises:
+        typer.Exit: with code 130 on Ctrl-C.
+    """
     try:
         with console.progress() as progress:
-            return call(job.config, job.folder, progress=progress, step_done=console.step_done)
+            yield progress
     except KeyboardInterrupt:
-        console.note(f"stopped; finished steps are kept, continue with: {job.again}")
+        console.note(f"stopped; {kept}")
         raise typer.Exit(130) from None
 
 

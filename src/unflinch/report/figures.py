@@ -102,9 +102,32 @@ def shortened(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1].rstrip() + "…"
 
 
-def _interval_dot(axes: Axes, rate: Rate, row: float, colour: str) -> None:
-    axes.plot([rate.interval.low, rate.interval.high], [row, row], color=colour, linewidth=2, alpha=0.55)
-    axes.plot([rate.value], [row], "o", color=colour, markersize=9, markeredgecolor=PAGE, markeredgewidth=1.5)
+def interval_dot(axes: Axes, value: float, low: float, high: float, row: float, colour: str) -> None:
+    """Draw a value in its row as a dot on the line of its interval."""
+    axes.plot([low, high], [row, row], color=colour, linewidth=2, alpha=0.55)
+    axes.plot([value], [row], "o", color=colour, markersize=9, markeredgecolor=PAGE, markeredgewidth=1.5)
+
+
+def _rate_dot(axes: Axes, rate: Rate, row: float, colour: str) -> None:
+    interval_dot(axes, rate.value, rate.interval.low, rate.interval.high, row, colour)
+
+
+def name_rows(axes: Axes, names: Sequence[str], wide: bool) -> None:
+    """Write the name of every row at the left, from the top, and part the rows with thin lines."""
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_yticks(range(len(names)), [shortened(name, 32 if wide else 20) for name in names])
+    axes.tick_params(axis="y", labelcolor=INK, pad=8)
+    axes.tick_params(length=0)
+    axes.grid(axis="x")
+    for row in range(1, len(names)):
+        axes.axhline(row - 0.5, color=GRID, linewidth=0.6)
+    axes.spines[["left", "bottom"]].set_visible(False)
+
+
+def count_row(axes: Axes, counts: str, row: float, right: int) -> None:
+    """Write counts at the right end of a row, in a margin of `right` pixels."""
+    place = ("axes fraction", "data")
+    axes.annotate(counts, (1, row), (right - 4, 0), place, "offset points", ha="right", va="center", color=MUTED)
 
 
 def refusal_figure(
@@ -126,31 +149,14 @@ def refusal_figure(
     def draw(figure: Figure) -> None:
         axes = axes_at(figure, left, 6, width - left - right, height)
         for row, group in enumerate(groups):
-            _interval_dot(axes, group.before, row - 0.16, BEFORE)
-            _interval_dot(axes, group.after, row + 0.16, AFTER)
+            _rate_dot(axes, group.before, row - 0.16, BEFORE)
+            _rate_dot(axes, group.after, row + 0.16, AFTER)
             if wide:
-                counts = f"{group.before.count} → {group.after.count} of {group.after.n}"
-                axes.annotate(
-                    counts,
-                    (1, row),
-                    (right - 4, 0),
-                    ("axes fraction", "data"),
-                    "offset points",
-                    ha="right",
-                    va="center",
-                    color=MUTED,
-                )
+                count_row(axes, f"{group.before.count} → {group.after.count} of {group.after.n}", row, right)
         axes.set_xlim(-0.02, 1.02)
-        axes.set_ylim(len(groups) - 0.5, -0.5)
         axes.set_xticks([0, 0.25, 0.5, 0.75, 1] if wide else [0, 0.5, 1])
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
-        axes.set_yticks(range(len(groups)), [shortened(label(group.group), 32 if wide else 20) for group in groups])
-        axes.tick_params(axis="y", labelcolor=INK, pad=8)
-        axes.tick_params(length=0)
-        axes.grid(axis="x")
-        for row in range(1, len(groups)):
-            axes.axhline(row - 0.5, color=GRID, linewidth=0.6)
-        axes.spines[["left", "bottom"]].set_visible(False)
+        name_rows(axes, [label(group.group) for group in groups], wide)
 
     return themed_svg(name, description, (width, height + 32), draw)
 

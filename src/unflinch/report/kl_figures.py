@@ -12,7 +12,18 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from unflinch.report.figures import AFTER, BEFORE, GRID, INK, MUTED, PAGE, axes_at, shortened, themed_svg
+from unflinch.report.figures import (
+    AFTER,
+    BEFORE,
+    INK,
+    MUTED,
+    PAGE,
+    axes_at,
+    count_row,
+    interval_dot,
+    name_rows,
+    themed_svg,
+)
 from unflinch.report.wording import power_of_ten, title
 from unflinch.results import KLDistribution, KLGroup, KLPosition, KLReport, Yardstick
 
@@ -193,26 +204,14 @@ def kl_group_figure(
             mean, low, high, worst = _drawable(
                 [found.mean, found.mean_interval.low, found.mean_interval.high, found.cvar95]
             )
-            axes.plot([low, high], [row, row], color=AFTER, linewidth=2, alpha=0.55)
-            axes.plot([mean], [row], "o", color=AFTER, markersize=9, markeredgecolor=PAGE, markeredgewidth=1.5)
+            interval_dot(axes, mean, low, high, row, AFTER)
             axes.plot([worst], [row], "D", markerfacecolor="none", markeredgecolor=INK, markersize=6)
             if wide:
-                place = ("axes fraction", "data")
-                count = f"n = {found.n}"
-                axes.annotate(
-                    count, (1, row), (right - 4, 0), place, "offset points", ha="right", va="center", color=MUTED
-                )
+                count_row(axes, f"n = {found.n}", row, right)
         axes.set_xscale("log")
-        axes.set_ylim(len(groups) - 0.5, -0.5)
-        axes.set_yticks(range(len(groups)), [shortened(label(group.group), 32 if wide else 20) for group in groups])
         _nats_ticks(axes.xaxis, 10 if wide else 4)
         axes.set_xlabel("Nats per token", labelpad=6)
-        axes.tick_params(axis="y", labelcolor=INK, pad=8)
-        axes.tick_params(length=0)
-        axes.grid(axis="x")
-        for row in range(1, len(groups)):
-            axes.axhline(row - 0.5, color=GRID, linewidth=0.6)
-        axes.spines[["left", "bottom"]].set_visible(False)
+        name_rows(axes, [label(group.group) for group in groups], wide)
 
     return themed_svg(name, description, (width, height + 58), draw)
 

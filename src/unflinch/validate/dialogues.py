@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -180,8 +180,10 @@ def answer_states(model: PreTrainedModel, transcripts: Sequence[Transcript]) -> 
     return torch.cat(pieces)
 
 
-def _answers(transcripts: Sequence[Transcript]) -> list[tuple[int, ...]]:
-    return [answer for transcript in transcripts for answer in transcript.answers]
+def _tokens(transcripts: Sequence[Transcript], device: torch.device) -> Int[Tensor, " tokens"]:
+    """Return the tokens of all answers, in order."""
+    tokens = [token for transcript in transcripts for answer in transcript.answers for token in answer]
+    return torch.tensor(tokens, dtype=torch.long, device=device)
 
 
 Turns = tuple[Tensor, ...]
@@ -189,7 +191,7 @@ Turns = tuple[Tensor, ...]
 
 def _by_dialogue(values: Tensor, transcripts: Sequence[Transcript]) -> list[Turns]:
     """Return one value a token as one tensor a turn, dialogue by dialogue."""
-    turns = iter(values.split([len(answer) for answer in _answers(transcripts)]))
+    turns = iter(values.split([len(answer) for transcript in transcripts for answer in transcript.answers]))
     return [tuple(next(turns) for _ in transcript.answers) for transcript in transcripts]
 
 
@@ -204,7 +206,7 @@ def _compared(
     transcripts: Sequence[Transcript],
 ) -> tuple[list[Turns], list[Turns], list[Turns]]:
     """Return KL, changed top tokens and the base model's surprise along the same answers."""
-    own = torch.tensor([token for answer in _answers(transcripts) for token in answer], device=base.device)
+    own = _tokens(transcripts, base.device)
     kl, flips, surprise = [], [], []
     for rows in _chunks(len(base)):
         before, after = logits_from_hidden(model, base[rows]), logits_from_hidden(model, patched[rows])
@@ -219,9 +221,7 @@ def _surprise(
     model: PreTrainedModel, states: Float[Tensor, "tokens width"], transcripts: Sequence[Transcript]
 ) -> list[Turns]:
     """Return the base model's surprise along the answers."""
-    own = torch.tensor(
-        [token for answer in _answers(transcripts) for token in answer], dtype=torch.long, device=states.device
-    )
+    own = _tokens(transcripts, states.device)
     found = [_negative_log_likelihood(logits_from_hidden(model, states[r]), own[r]) for r in _chunks(len(states))]
     return _by_dialogue(torch.cat(found) if found else torch.zeros(0), transcripts)
 

@@ -1,0 +1,20 @@
+"""The base model that a command works on; imported where everything else that was given is known to be right."""
+
+from __future__ import annotations
+
+from unflinch.cli import console
+from unflinch.models.load import LoadedModel, load_model
+
+
+def load_base(
+    model: str, dtype: str | None, device: str | None, revision: str | None, trust_remote_code: bool | None
+) -> LoadedModel:
+    """Return the model, loaded as the options say, and show meanwhile that it is being loaded."""
+    with console.waiting(f"loading {model}"):
+        return load_model(
+            model,
+            dtype=dtype or "auto",
+            device=device or "auto",
+            revision=revision,
+            trust_remote_code=bool(trust_remote_code),
+        )
