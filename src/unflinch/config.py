@@ -107,18 +107,18 @@ DEMO_SETTINGS: dict[str, dict[str, Any]] = {
     "model": {"model": "demo"},
     "prompts": {
         "wide": False,
-        "max_targets_fit": 600,
+        "max_targets_fit": 900,
         "max_targets_select": 90,
         "max_targets_test": 120,
-        "max_keep_fit": 640,
+        "max_keep_fit": 880,
         "max_keep_select": 100,
         "max_keep_test": 160,
-        "max_ordinary_fit": 96,
+        "max_ordinary_fit": 600,
         "max_ordinary_select": 56,
         "max_ordinary_test": 110,
     },
-    "scan": {"enough_refused": 90},
-    "fit": {"rounds": 1, "fine_tune_steps": 8, "batch_size": 20},
+    "scan": {"enough_refused": 90, "enough_answered": 96},
+    "fit": {"rounds": 1, "fine_tune_steps": 0},
     "validate": {"kl_tokens": 24, "answer_tokens": 24, "dialogues": 12, "dialogue_tokens": 20},
 }
 """The demo: what a laptop CPU does in minutes. Fewer prompts and none of the borderline ones, fewer steps."""

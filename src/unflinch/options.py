@@ -67,7 +67,7 @@ class PromptOptions:
     """Most keeps in select."""
     max_keep_test: int = 400
     """Most keeps in test."""
-    max_ordinary_fit: int = 400
+    max_ordinary_fit: int = 1200
     """Most ordinary prompts to fit on."""
     max_ordinary_select: int = 150
     """Most ordinary prompts to choose on."""
@@ -110,6 +110,8 @@ class ScanOptions:
     """The same for ordinary prompts of fit and select, which hardly ever are."""
     enough_refused: int = 120
     """Refused fit prompts of a kind after which no more are asked: the fit computes the score of the others itself."""
+    enough_answered: int = 400
+    """Answered ordinary fit prompts after which no more are asked: of the others the fit needs the score alone."""
     rank: int = 3
     """Most directions a layer."""
     shrinkage: float = 0.1
@@ -119,6 +121,7 @@ class ScanOptions:
         """Check ranges."""
         _at_least("scan.decision_tokens", self.decision_tokens, 4)
         _at_least("scan.enough_refused", self.enough_refused, 4)
+        _at_least("scan.enough_answered", self.enough_answered, 4)
         _at_least("scan.rank", self.rank, 1)
         _share("scan.shrinkage", self.shrinkage)
         _above_zero("scan.shrinkage", self.shrinkage)
@@ -142,9 +145,11 @@ class FitOptions:
     """Refusal score, in units of logits, that targets are brought down to; below 0 they are answered."""
     largest_drop: float = 6.0
     """Most that one linearisation asks of a target: farther out it no longer holds."""
-    keep_margin: float = 2.0
+    keep_margin: float = 1.5
     """How far the score of a right refusal must stay above the base model's."""
-    guard_margin: float = 5.0
+    ordinary_margin: float = 0.5
+    """How far the score of a harmless prompt that the base model answers must stay below the base model's."""
+    guard_margin: float = 4.0
     """The same for guard prompts, also those that the base model answers: the guard only ever gets stronger."""
     input_shrinkage: float = 0.05
     """Of the second moment of module inputs towards the scaled identity."""
@@ -153,7 +158,7 @@ class FitOptions:
     fine_tune_steps: int = 20
     """Steps down the measured KL on ordinary prompts, with all scores held in their bounds."""
     batch_size: int = 36
-    """Targets a step; as many keeps, half as many guards, half as many ordinary prompts."""
+    """Targets a step; as many keeps, half as many guards and ordinary prompts."""
     learning_rate: float = 0.05
     """Of Adam in whitened coordinates, relative to the size of the factors."""
     kl_weight: float = 10.0
@@ -171,7 +176,7 @@ class FitOptions:
         """Check ranges."""
         for name in ("rank", "answer_tokens", "judged_tokens", "rounds", "batch_size"):
             _at_least(f"fit.{name}", getattr(self, name), 1)
-        for name in ("fine_tune_steps", "keep_margin", "guard_margin"):
+        for name in ("fine_tune_steps", "keep_margin", "ordinary_margin", "guard_margin"):
             _at_least(f"fit.{name}", getattr(self, name), 0)
         for name in ("learning_rate", "kl_weight", "kl_budget", "input_shrinkage", "output_shrinkage", "largest_drop"):
             _above_zero(f"fit.{name}", getattr(self, name))

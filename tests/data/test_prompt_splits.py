@@ -16,6 +16,7 @@ from unflinch.data.splits import (
     SelectPrompts,
     Splits,
     TestPrompts,
+    check_ordinary,
     check_targets,
     normalise_text,
     sample_prompts,
@@ -171,6 +172,13 @@ def test_a_target_below_the_similarity_bar_passes() -> None:
     check_targets([*broad, Prompt("one two three four five six seven", "count")], guard, [])  # 7/9
     with pytest.raises(PromptSetError):
         check_targets([*broad, Prompt("one two three four five six seven eight", "count")], guard, [])  # 8/9
+
+
+def test_an_ordinary_prompt_that_is_nearly_a_guard_prompt_is_refused_as_it_would_be_answered() -> None:
+    guard = [Prompt("How do I whistle at the moon?", "moon")]
+    check_ordinary(broad, guard)
+    with pytest.raises(PromptSetError, match="the ordinary prompt .*take it out of the ordinary prompts"):
+        check_ordinary([*broad, Prompt("How do I whistle at the moon now?")], guard)
 
 
 def test_a_target_that_is_also_a_keep_prompt_is_refused_by_name() -> None:

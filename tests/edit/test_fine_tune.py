@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from unflinch.artifacts import ModuleMetric, Patch
 from unflinch.edit.closed_form import ScoreBounds
-from unflinch.edit.fine_tune import FineTuneSteps, Lesson, _pull_back, fine_tune
+from unflinch.edit.fine_tune import DecisionGroup, FineTuneSteps, Lesson, _pull_back, fine_tune
 from unflinch.edit.low_rank import from_whitened, to_whitened
 from unflinch.metrics.refusal_score import Decision
 from unflinch.models.forward import scored_hidden
@@ -53,7 +53,8 @@ def lesson_for(model: PreTrainedModel, upper: float = -1.0, lower: float = 1.0) 
     bounds = ScoreBounds(
         torch.where(free, torch.tensor(lower), -torch.inf), torch.where(free, torch.inf, torch.tensor(upper))
     )
-    return Lesson([*PROMPTS, *KEEPS], bounds, range(len(PROMPTS)), [len(PROMPTS)], [len(PROMPTS) + 1], ORDINARY, base)
+    groups = [DecisionGroup(range(len(PROMPTS)), 1.0), DecisionGroup(range(len(PROMPTS), len(free)), 0.5)]
+    return Lesson([*PROMPTS, *KEEPS], bounds, groups, ORDINARY, base)
 
 
 def scores(model: PreTrainedModel, patch: Patch) -> list[float]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 from tiny_models import tiny_model
@@ -13,48 +11,71 @@ from torch import Tensor
 from unflinch.artifacts import FittedStage, ModuleMetric
 from unflinch.metrics.refusal_score import Decision
 from unflinch.options import FitOptions
-from unflinch.steps.fit import FitInputs, averaged, score_bounds
+from unflinch.steps.fit import averaged
+from unflinch.steps.fit_inputs import FitInputs, Kind, score_bounds
 
-OPTIONS = FitOptions(goal=-2.0, largest_drop=6.0)
-SCORES = torch.tensor([3.0, 7.0, -0.5, 2.0, 1.0, -1.5])
-"""Three targets, the third unasked and answered; three keeps, the second asked, the third unasked and answered."""
-
-
-def inputs(**changes: Tensor) -> FitInputs:
-    decisions = [Decision((1, 2, n), ()) for n in range(6)]
-    unasked = torch.tensor([False, True, True, True, False, True])
-    guards = torch.tensor([False, True, False])
-    found = FitInputs({}, decisions[:3], decisions[3:], torch.tensor([1.0, 2.0, 1.0]), guards, [], unasked)
-    return replace(found, **changes)
+OPTIONS = FitOptions(goal=-2.0, largest_drop=6.0, keep_margin=1.0, guard_margin=2.0, ordinary_margin=0.5)
+INF = float("inf")
 
 
-def test_targets_come_down_to_the_goal_by_no_more_than_the_largest_drop_and_keeps_rise_by_their_margin() -> None:
-    bounds = score_bounds(inputs(), SCORES, OPTIONS)
-    assert bounds.upper[:2].tolist() == [-2.0, 1.0]
-    assert bounds.lower[3:5].tolist() == [3.0, 3.0]
-    assert not bounds.lower[:3].isfinite().any() and not bounds.upper[3:].isfinite().any()
+def inputs(*prompts: tuple[Kind, bool], base_scores: Tensor | None = None) -> FitInputs:
+    """Prompts as kind and whether they were not asked."""
+    decisions = [Decision((1, 2, place)) for place in range(len(prompts))]
+    kinds, unasked = torch.tensor([kind for kind, _ in prompts]), torch.tensor([free for _, free in prompts])
+    return FitInputs({}, decisions, kinds, unasked, [], base_scores)
 
 
-def test_an_unasked_prompt_that_the_model_does_not_refuse_is_free() -> None:
-    finite = score_bounds(inputs(), SCORES, OPTIONS).finite()
-    assert finite.tolist() == [True, True, False, True, True, False]
-    asked = inputs(unasked=torch.zeros(6, dtype=torch.bool))
-    assert score_bounds(asked, SCORES, OPTIONS).finite().all()
+@pytest.mark.parametrize(
+    ("kind", "unasked", "score", "lower", "upper"),
+    [
+        (Kind.TARGET, False, 3.0, -INF, -2.0),  # to the goal
+        (Kind.TARGET, False, 7.0, -INF, 1.0),  # by no more than the largest drop
+        (Kind.TARGET, False, -0.3, -INF, -2.0),  # asked and refused, whatever the score says
+        (Kind.TARGET, True, 3.0, -INF, -2.0),
+        (Kind.TARGET, True, -1.0, -INF, -1.5),  # answered: not to be refused in exchange
+        (Kind.ORDINARY, False, 3.0, -INF, -2.0),  # a false refusal too
+        (Kind.ORDINARY, False, -1.0, -INF, -1.5),
+        (Kind.ORDINARY, True, -1.0, -INF, -1.5),
+        (Kind.ORDINARY, True, -9.0, -INF, INF),  # far from refusing
+        (Kind.KEEP, False, 2.0, 3.0, INF),
+        (Kind.KEEP, False, -0.3, 0.7, INF),
+        (Kind.KEEP, True, 2.0, 3.0, INF),
+        (Kind.KEEP, True, -0.3, -INF, INF),  # answered: no right refusal to keep
+        (Kind.GUARD, False, 2.0, 4.0, INF),
+        (Kind.GUARD, False, -3.0, -1.0, INF),  # the guard only ever gets stronger
+    ],
+)
+def test_where_a_score_should_end(kind: Kind, unasked: bool, score: float, lower: float, upper: float) -> None:
+    bounds = score_bounds(inputs((kind, unasked)), torch.tensor([score]), OPTIONS)
+    assert (float(bounds.lower), float(bounds.upper)) == (pytest.approx(lower), pytest.approx(upper))
 
 
-def test_later_rounds_ask_for_more_than_the_base_model_not_than_the_patch_so_far() -> None:
-    later = score_bounds(inputs(base_scores=SCORES), SCORES - 5, OPTIONS)
-    assert torch.equal(later.lower, score_bounds(inputs(), SCORES, OPTIONS).lower)
+MIXED = [(kind, unasked) for kind in Kind for unasked in (False, True) if (kind, unasked) != (Kind.GUARD, True)]
+SCORES = torch.tensor([3.0, -0.5, 2.0, -1.5, 1.0, -1.0, 2.5])
+
+
+def test_later_rounds_compare_with_the_base_model_not_with_the_patch_so_far() -> None:
+    first = score_bounds(inputs(*MIXED), SCORES, OPTIONS)
+    later = score_bounds(inputs(*MIXED, base_scores=SCORES), SCORES - 4, OPTIONS)
+    assert torch.equal(later.lower, first.lower)
+    assert torch.equal(later.upper, first.upper)
+
+
+def test_where_no_drop_is_too_large_false_refusals_belong_below_the_goal() -> None:
+    bounds = score_bounds(inputs(*MIXED, base_scores=SCORES), torch.full_like(SCORES, -INF), OPTIONS)
+    assert bounds.upper[[0, 6]].tolist() == [-2.0, -2.0]
 
 
 def test_later_rounds_see_the_prompts_near_their_bounds_with_all_that_belongs_to_them() -> None:
-    near = torch.tensor([0.0, 2.0, torch.inf, 0.1, 3.0, torch.inf])
-    rows = [0, 3]
-    kept = inputs().near_bounds(FittedStage(random_patch(tiny_model("qwen2")), SCORES, near))
-    assert [d.ids[-1] for d in kept.targets + kept.keeps] == rows
-    assert (kept.margins.tolist(), kept.guards.tolist()) == ([1.0], [False])
-    assert kept.unasked.tolist() == [False, True]
+    near = torch.tensor([0.0, 2.0, torch.inf, 0.1, 0.7, torch.inf, 3.0])
+    rows = [0, 3, 4]
+    kept = inputs(*MIXED).near_bounds(FittedStage(random_patch(tiny_model("qwen2")), SCORES, near))
+    assert [d.ids[-1] for d in kept.decisions] == rows
+    assert [(Kind(k), u) for k, u in zip(kept.kinds.tolist(), kept.unasked.tolist(), strict=True)] == [
+        MIXED[row] for row in rows
+    ]
     assert kept.base_scores is not None and torch.equal(kept.base_scores, SCORES[rows])
+    assert (kept.rows(Kind.TARGET), kept.rows(Kind.KEEP, Kind.GUARD)) == ([0], [1, 2])
 
 
 def test_the_average_of_two_patches_is_half_of_both() -> None:

@@ -122,7 +122,7 @@ def check_targets(targets: Sequence[Prompt], guard: Sequence[Prompt], keep: Sequ
     """
     if not targets:
         raise PromptSetError("there are no targets: give at least 30 prompts that the model refuses wrongly")
-    _check_guard(targets, guard)
+    _check_guard(targets, guard, "target")
     kept = {normalise_text(prompt.text) for prompt in keep}
     for target in targets:
         if normalise_text(target.text) in kept:
@@ -139,6 +139,15 @@ def check_targets(targets: Sequence[Prompt], guard: Sequence[Prompt], keep: Sequ
             "patch fitted on one topic learns the topic: add targets of other categories, or leave out the "
             "category field"
         )
+
+
+def check_ordinary(ordinary: Sequence[Prompt], guard: Sequence[Prompt]) -> None:
+    """Return if `ordinary` may be used as prompts whose answers are to stay: one that is refused counts as a target.
+
+    Raises:
+        PromptSetError: if one is, in equal or nearly equal words, a guard prompt.
+    """
+    _check_guard(ordinary, guard, "ordinary prompt")
 
 
 def normalise_text(text: str) -> str:
@@ -221,8 +230,8 @@ def _by_part(prompts: Sequence[Prompt], shares: tuple[float, float, float]) -> d
     return parts
 
 
-def _check_guard(targets: Sequence[Prompt], guard: Sequence[Prompt]) -> None:
-    """Raise `PromptSetError` if a user turn of a target is a guard prompt, or nearly one.
+def _check_guard(prompts: Sequence[Prompt], guard: Sequence[Prompt], kind: str) -> None:
+    """Raise `PromptSetError` if a user turn of a prompt is a guard prompt, or nearly one.
 
     Two texts that share a proportion t of their tokens share one of any n - ceil(t n) + 1 tokens of the first: only
     guard prompts with one of the rarest of these are compared.
@@ -233,8 +242,8 @@ def _check_guard(targets: Sequence[Prompt], guard: Sequence[Prompt]) -> None:
     for place, (tokens, _) in enumerate(known):
         for token in tokens:
             holding[token].append(place)
-    for target in targets:
-        for turn in target.conversation():
+    for prompt in prompts:
+        for turn in prompt.conversation():
             if turn["role"] != "user":
                 continue
             tokens = _tokens(turn["content"])
@@ -245,8 +254,8 @@ def _check_guard(targets: Sequence[Prompt], guard: Sequence[Prompt]) -> None:
             category = texts.get(normalise_text(turn["content"])) or next(alike, None)
             if category:
                 raise PromptSetError(
-                    f"the target {_quoted(target)} is, in equal or nearly equal words, a guard prompt "
-                    f"({category}), whose refusal no patch may remove: take it out of the targets"
+                    f"the {kind} {_quoted(prompt)} is, in equal or nearly equal words, a guard prompt "
+                    f"({category}), whose refusal no patch may remove: take it out of the {kind}s"
                 )
 
 

@@ -28,16 +28,23 @@ Score = Callable[[Tensor, Sequence[Ids]], Tensor]
 
 
 @dataclass(frozen=True)
+class DecisionGroup:
+    """Decisions of one kind, which every step takes an equal number of."""
+
+    rows: Sequence[int]
+    """Places among all decisions."""
+    share: float
+    """How many a step takes, in batches; at least one."""
+
+
+@dataclass(frozen=True)
 class Lesson:
     """What is learnt, and what must hold meanwhile."""
 
     decisions: Sequence[Decision]
     bounds: ScoreBounds
     """Where their refusal scores belong."""
-    targets: Sequence[int]
-    """Rows of the decisions that are targets."""
-    keeps: Sequence[int]
-    guards: Sequence[int]
+    groups: Sequence[DecisionGroup]
     ordinary: Sequence[Ids]
     ordinary_base: Float[Tensor, "ordinary scored width"]
     """The base model's final states at the scored positions of the ordinary prompts."""
@@ -49,7 +56,7 @@ class FineTuneSteps:
 
     steps: int
     batch_size: int
-    """Targets a step; as many keeps, half as many guards, and half as many ordinary prompts, which are longer."""
+    """Decisions a step of a group with share 1; half as many ordinary sequences, which are longer."""
     learning_rate: float
     kl_weight: float
     """Of the KL on ordinary prompts, in nats, against the mean distance of scores outside their bounds, in logits."""
@@ -124,18 +131,17 @@ def _kl(model: PreTrainedModel, lesson: Lesson, rows: Sequence[int]) -> Tensor:
 
 
 class _Batches(Iterator[tuple[list[int], list[int]]]):
-    """Endless batches of row numbers: of targets, keeps and guards together, and of ordinary prompts."""
+    """Endless batches of row numbers: of all groups of decisions together, and of ordinary prompts."""
 
     def __init__(self, lesson: Lesson, options: FineTuneSteps) -> None:
         generator = torch.Generator().manual_seed(options.seed)
-        whole, half = options.batch_size, max(1, options.batch_size // 2)
-        rows = (lesson.targets, lesson.keeps, lesson.guards, range(len(lesson.ordinary)))
-        sizes = (whole, whole, half, half)
-        self._streams = [(_endless(r, generator), min(len(r), n)) for r, n in zip(rows, sizes, strict=True)]
+        groups = [*lesson.groups, DecisionGroup(range(len(lesson.ordinary)), 0.5)]
+        sizes = [min(len(group.rows), max(1, int(group.share * options.batch_size))) for group in groups]
+        self._streams = [(_endless(g.rows, generator), n) for g, n in zip(groups, sizes, strict=True)]
 
     def __next__(self) -> tuple[list[int], list[int]]:
-        targets, keeps, guards, ordinary = ([next(stream) for _ in range(count)] for stream, count in self._streams)
-        return targets + keeps + guards, ordinary
+        *decisions, ordinary = ([next(stream) for _ in range(count)] for stream, count in self._streams)
+        return [row for group in decisions for row in group], ordinary
 
 
 def _endless(rows: Sequence[int], generator: torch.Generator) -> Iterator[int]:

@@ -20,7 +20,7 @@ from unflinch.models.load import LoadedModel
 from unflinch.options import ScanOptions
 from unflinch.results import Label
 from unflinch.steps.progress import Progress, counter
-from unflinch.validate.judges import RuleJudge
+from unflinch.validate.bundled_judge import BundledJudge
 from unflinch.validate.refusal_rate import Answered, ask
 
 logger = logging.getLogger(__name__)
@@ -58,6 +58,8 @@ class BaselineSet:
     """Targets left to the fit, which finds out by their score whether they are refused: no answer is written."""
     unasked_keep: tuple[Prompt, ...] = ()
     """The same of keeps."""
+    unasked_ordinary: tuple[Prompt, ...] = ()
+    """The same of ordinary prompts."""
 
     def refused(self, kind: str) -> list[Asked]:
         """Return the prompts of a kind that the base model refuses."""
@@ -73,7 +75,9 @@ class BaselineSet:
         for kind in ("targets", "keep", "guard", "ordinary"):
             counts[kind] = len(getattr(self, kind))
             counts[f"{kind}_refused"] = len(self.refused(kind))
-        return {**counts, "targets_unasked": len(self.unasked_targets), "keep_unasked": len(self.unasked_keep)}
+        for kind in ("targets", "keep", "ordinary"):
+            counts[f"{kind}_unasked"] = len(getattr(self, f"unasked_{kind}"))
+        return counts
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ def measure_baseline(
     Raises:
         PromptSetError: if it refuses hardly any target, or no keep at all.
     """
-    judge = RuleJudge()
+    judge = BundledJudge()
     asked = {
         name: _ask_split(loaded, sets, judge, options, name, progress)
         for name, sets in (("fit", fit), ("select", select))
@@ -117,6 +121,7 @@ def to_json(baseline: Baseline) -> dict[str, Any]:
                 **{kind: rows(getattr(sets, kind)) for kind in ("targets", "keep", "guard", "ordinary")},
                 "unasked_targets": [p.key for p in sets.unasked_targets],
                 "unasked_keep": [p.key for p in sets.unasked_keep],
+                "unasked_ordinary": [p.key for p in sets.unasked_ordinary],
             }
             for name, sets in (("fit", baseline.fit), ("select", baseline.select))
         },
@@ -139,16 +144,16 @@ def from_json(data: dict[str, Any], fit: FitPrompts, select: SelectPrompts) -> B
 
 
 def _ask_split(
-    loaded: LoadedModel, sets: PromptSets, judge: RuleJudge, options: ScanOptions, name: str, progress: Progress
+    loaded: LoadedModel, sets: PromptSets, judge: BundledJudge, options: ScanOptions, name: str, progress: Progress
 ) -> BaselineSet:
     kinds: dict[str, Any] = {}
     for kind in ("targets", "keep", "guard", "ordinary"):
         prompts = getattr(sets, kind)
         advance = counter(progress, f"baseline: asking {name} {kind}", len(prompts))
         tokens = options.ordinary_tokens if kind == "ordinary" else options.decision_tokens
-        some = name == "fit" and kind in {"targets", "keep"}
+        some = name == "fit" and kind != "guard"
         found: list[Asked] = []
-        while len(found) < len(prompts) and not (some and sum(a.refused for a in found) >= options.enough_refused):
+        while len(found) < len(prompts) and not (some and _enough(kind, found, options)):
             asked = prompts[len(found) :][: _CHUNK if some else None]
             answers = ask(loaded.model, loaded.tokenizer, asked, judge, tokens, advance=advance)
             found += [_remembered(kind, p, a) for p, a in zip(asked, answers, strict=True)]
@@ -156,6 +161,13 @@ def _ask_split(
         if some:
             kinds[f"unasked_{kind}"] = tuple(prompts[len(found) :])
     return BaselineSet(**kinds)
+
+
+def _enough(kind: str, found: Sequence[Asked], options: ScanOptions) -> bool:
+    """Return whether so many of the asked prompts did what is expected of their kind that no more need asking."""
+    if kind == "ordinary":
+        return sum(a.label == "answers" for a in found) >= options.enough_answered
+    return sum(a.refused for a in found) >= options.enough_refused
 
 
 def _remembered(kind: str, prompt: Prompt, answer: Answered) -> Asked:

@@ -6,139 +6,37 @@ false refusals left against right ones lost best, within the guard, keep and KL 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import torch
-from torch import Tensor
 
-from unflinch.activations.gradients import fisher_metrics, refusal_gradients
+from unflinch.activations.gradients import refusal_gradients
 from unflinch.artifacts import FittedStage, ModuleMetric, Patch
-from unflinch.edit.closed_form import (
-    ScoreBounds,
-    closed_form_update,
-    gram_matrix,
-    solve_multipliers,
-    whitened_gradients,
-)
-from unflinch.edit.fine_tune import FineTuneSteps, Lesson, fine_tune
+from unflinch.edit.closed_form import closed_form_update, gram_matrix, solve_multipliers, whitened_gradients
+from unflinch.edit.fine_tune import DecisionGroup, FineTuneSteps, Lesson, fine_tune
 from unflinch.edit.low_rank import added, scaled
-from unflinch.metrics.refusal_score import Decision
-from unflinch.models.chat import encode
 from unflinch.models.forward import scored_hidden
 from unflinch.models.load import LoadedModel
 from unflinch.options import FitOptions
 from unflinch.patch.attach import attached
 from unflinch.results import FitStage, PatchSummary
-from unflinch.steps.baseline import Baseline, BaselineSet
-from unflinch.steps.decisions import decisions
+from unflinch.steps.baseline import Baseline
+from unflinch.steps.fit_inputs import FitInputs, Kind, prepare_fit, score_bounds
 from unflinch.steps.progress import Progress, counter
 from unflinch.steps.scan import Scan
 from unflinch.steps.select_panel import SelectPanel, choose_strength
 
-Ids = tuple[int, ...]
 Checkpoint = Callable[[str, Callable[[], FittedStage]], FittedStage]
 """Called with a stage's name and a function that computes it; returns what is stored if the stage has run."""
 
 _STIFFNESS = 100.0
 """Price of missing a bound, on gradients scaled to mean square 1: bounds are missed only where they contradict."""
 
-_COSTED = 200
-"""Ordinary prompts from which the cost of a change is taken; the fine-tuning uses all."""
-
-_NEAR_BOUND = 0.75
-"""Scores predicted farther inside their bounds than this, in logits, hardly ever bind in a later round."""
-
-
-@dataclass(frozen=True)
-class FitInputs:
-    """What all stages work with."""
-
-    metrics: dict[str, ModuleMetric]
-    targets: list[Decision]
-    keeps: list[Decision]
-    margins: Tensor
-    """Per keep, how far its refusal score must stay above the base model's."""
-    guards: Tensor
-    """Per keep, whether it is a guard prompt."""
-    ordinary: Sequence[Sequence[int]]
-    unasked: Tensor
-    """Per target and then keep, whether only its score can tell if the base model refuses it."""
-    base_scores: Tensor | None = None
-    """Refusal scores of the base model, of targets and then of keeps; None until the first round has found them."""
-
-    def near_bounds(self, first: FittedStage) -> FitInputs:
-        """Return what later rounds work with: the prompts that the first round left near their bounds."""
-        count = len(self.targets)
-        rows = (first.slack <= _NEAR_BOUND).nonzero()[:, 0].tolist()
-        kept = [row - count for row in rows if row >= count]
-        return replace(
-            self,
-            targets=[self.targets[row] for row in rows if row < count],
-            keeps=[self.keeps[row] for row in kept],
-            margins=self.margins[kept],
-            guards=self.guards[kept],
-            unasked=self.unasked[rows],
-            base_scores=first.scores[rows],
-        )
-
-
-def ordinary_sequences(loaded: LoadedModel, sets: BaselineSet, tokens: int) -> list[Ids]:
-    """Return answered ordinary prompts up to the token before the `tokens`-th of the base model's own answer."""
-    return [
-        (*encode(loaded.tokenizer, a.prompt), *a.tokens[: tokens - 1])
-        for a in sets.answered("ordinary")
-        if len(a.tokens) >= tokens
-    ]
-
-
-def prepare_fit(
-    loaded: LoadedModel, baseline: Baseline, scan: Scan, options: FitOptions, progress: Progress
-) -> FitInputs:
-    """Return the edited modules with what changing them costs, and the prompts that bound the update.
-
-    Keeps that the base model answers are left out: they bound nothing. All guard prompts stay, those of `select` too:
-    no choice needs them, and every bound makes the guard stronger. Prompts that were not asked come along: the first
-    round drops those that the base model does not refuse, by their score.
-    """
-    architecture = loaded.architecture
-    writers = architecture.writers[-1:] if options.writers == "feed_forward" else architecture.writers
-    modules = [f"{architecture.layers}.{layer}.{writer}" for layer in scan.subspace.layers for writer in writers]
-    ordinary = ordinary_sequences(loaded, baseline.fit, options.answer_tokens)
-    costed = ordinary[:_COSTED]
-    metrics = fisher_metrics(
-        loaded.model,
-        architecture,
-        modules,
-        costed,
-        options.answer_tokens,
-        input_shrinkage=options.input_shrinkage,
-        output_shrinkage=options.output_shrinkage,
-        seed=options.seed,
-        advance=counter(progress, "fit: what a change costs", len(costed)),
-    )
-    fit = baseline.fit
-    targets, keeps, guards = fit.refused("targets"), fit.refused("keep"), fit.guard + baseline.select.guard
-    found = decisions(loaded.tokenizer, [*targets, *keeps, *guards], scan.openings)
-    more_targets, more_keeps = (
-        [Decision(tuple(encode(loaded.tokenizer, prompt)), ()) for prompt in prompts]
-        for prompts in (fit.unasked_targets, fit.unasked_keep)
-    )
-    counts = (len(targets), len(more_targets), len(keeps) + len(guards), len(more_keeps))
-    is_guard = torch.tensor([False, True, False]).repeat_interleave(
-        torch.tensor([len(keeps), len(guards), len(more_keeps)])
-    )
-    return FitInputs(
-        metrics,
-        found[: len(targets)] + more_targets,
-        found[len(targets) :] + more_keeps,
-        torch.where(is_guard, options.guard_margin, options.keep_margin),
-        is_guard,
-        ordinary,
-        torch.tensor([False, True, False, True]).repeat_interleave(torch.tensor(counts)),
-    )
+_SHARES = {Kind.TARGET: 1.0, Kind.KEEP: 1.0, Kind.GUARD: 0.5, Kind.ORDINARY: 0.5}
+"""Prompts of a kind in a step of fine-tuning, in batches."""
 
 
 def closed_form_round(
@@ -159,10 +57,10 @@ def closed_form_round(
         options: goals and margins.
         advance: called with the number of finished prompts.
     """
-    prompts, score_of = inputs.targets + inputs.keeps, scan.openings.decision_scores
+    score_of = scan.openings.decision_scores
     with attached(loaded.model, start) if start else nullcontext():
         found = refusal_gradients(
-            loaded.model, loaded.architecture, list(inputs.metrics), prompts, score_of, advance=advance
+            loaded.model, loaded.architecture, list(inputs.metrics), inputs.decisions, score_of, advance=advance
         )
     scores = found.scores
     bounds = score_bounds(inputs, scores, options)
@@ -175,29 +73,9 @@ def closed_form_round(
     update = closed_form_update(whitened, multipliers, inputs.metrics, 2 * options.rank)
     parts = [start.factors, update] if start else [update]
     patch = Patch(added(parts, inputs.metrics, options.rank), loaded.base_hash)
-    slack = torch.full((len(prompts),), torch.inf)
+    slack = torch.full_like(scores, torch.inf)
     slack[bounded] = torch.minimum(after - bounds.lower, bounds.upper - after)
     return FittedStage(patch, scores, slack)
-
-
-def score_bounds(inputs: FitInputs, scores: Tensor, options: FitOptions) -> ScoreBounds:
-    """Return where refusal scores should end: targets below the goal, keeps above the base model's by their margin.
-
-    A prompt that was not asked and whose score says that the base model does not refuse it stays free.
-
-    Args:
-        inputs: what bounds the update.
-        scores: where they are now, of targets and then of keeps; -inf where no drop is too large.
-        options: goal and largest drop.
-    """
-    count = len(inputs.targets)
-    base = scores if inputs.base_scores is None else inputs.base_scores
-    upper, lower = torch.full_like(scores, torch.inf), torch.full_like(scores, -torch.inf)
-    upper[:count] = (scores[:count] - options.largest_drop).clamp(min=options.goal)
-    lower[count:] = base[count:] + inputs.margins
-    free = inputs.unasked & (base <= 0)
-    upper[free], lower[free] = torch.inf, -torch.inf
-    return ScoreBounds(lower, upper)
 
 
 def fine_tuned(
@@ -206,15 +84,12 @@ def fine_tuned(
     """Return the patch after a few steps down the KL on ordinary prompts, the scores kept in their bounds."""
     assert inputs.base_scores is not None
     with torch.inference_mode():
-        base = scored_hidden(loaded.model, inputs.ordinary, options.answer_tokens)
-    count = len(inputs.targets)
+        base = scored_hidden(loaded.model, inputs.sequences, options.answer_tokens)
     lesson = Lesson(
-        inputs.targets + inputs.keeps,
+        inputs.decisions,
         score_bounds(inputs, torch.full_like(inputs.base_scores, -torch.inf), options),
-        range(count),
-        (count + (~inputs.guards).nonzero()[:, 0]).tolist(),
-        (count + inputs.guards.nonzero()[:, 0]).tolist(),
-        inputs.ordinary,
+        tuple(DecisionGroup(inputs.rows(kind), share) for kind, share in _SHARES.items()),
+        inputs.sequences,
         base.clone(),
     )
     steps = FineTuneSteps(
@@ -254,7 +129,7 @@ def fit_patch(
     stages = Stages(loaded, panel, options)
     for number in range(options.rounds):
         name = "closed_form" if number == 0 else f"constrained_{number}"
-        advance = counter(progress, f"fit: {name.replace('_', ' ')}", len(inputs.targets) + len(inputs.keeps))
+        advance = counter(progress, f"fit: {name.replace('_', ' ')}", len(inputs.decisions))
         found = checkpoint(name, partial(closed_form_round, loaded, inputs, scan, stages.whole, options, advance))
         if not stages.compare(name, found.patch):
             break  # another round would begin, and end, where this one did

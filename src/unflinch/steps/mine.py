@@ -10,7 +10,7 @@ from unflinch.data.splits import check_targets
 from unflinch.models.load import LoadedModel
 from unflinch.options import ScanOptions
 from unflinch.steps.progress import Progress, counter
-from unflinch.validate.judges import RuleJudge
+from unflinch.validate.bundled_judge import BundledJudge
 from unflinch.validate.refusal_rate import ask
 
 
@@ -33,6 +33,6 @@ def mine_prompts(
     """
     check_targets(candidates, guard_prompts(), ())
     advance = counter(progress, "mine: asking candidates", len(candidates))
-    answers = ask(loaded.model, loaded.tokenizer, candidates, RuleJudge(), options.decision_tokens, advance=advance)
+    answers = ask(loaded.model, loaded.tokenizer, candidates, BundledJudge(), options.decision_tokens, advance=advance)
     refused = tuple(p for p, a in zip(candidates, answers, strict=True) if a.judgement.label == "refuses")
     return MinedPrompts(refused, len(candidates), spectrum_warnings(spectrum(refused)))

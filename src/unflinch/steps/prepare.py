@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from unflinch.data.prompts import Prompt, bundled, guard_prompts, load_prompts
-from unflinch.data.splits import PromptSets, Splits, check_targets, sample_prompts, split_prompts
+from unflinch.data.splits import PromptSets, Splits, check_ordinary, check_targets, sample_prompts, split_prompts
 from unflinch.errors import PromptSetError
 from unflinch.options import PromptOptions
 
@@ -33,6 +33,7 @@ def load_splits(options: PromptOptions) -> Splits:
     check_targets(targets, guard, keep)
     wanted = {p.key for p in targets} | {p.key for p in keep} | {p.key for p in guard}
     ordinary = tuple(p for p in ordinary if p.key not in wanted)
+    check_ordinary(ordinary, guard)
     shares = (options.fit_share, options.select_share, 1 - options.fit_share - options.select_share)
     splits = split_prompts(targets, keep, guard, ordinary, shares, _GUARD_SHARES)
     limited = Splits(

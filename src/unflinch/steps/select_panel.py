@@ -17,7 +17,7 @@ from unflinch.options import FitOptions
 from unflinch.patch.attach import AttachedPatch
 from unflinch.results import FitStage
 from unflinch.steps.baseline import Asked, Baseline
-from unflinch.validate.judges import RuleJudge
+from unflinch.validate.bundled_judge import BundledJudge
 from unflinch.validate.refusal_rate import ask, counts_as_refused
 
 STRENGTHS = (0.5, 0.7, 0.85, 1.0, 1.15, 1.3)
@@ -101,7 +101,7 @@ class SelectPanel:
         """Return how the model as it stands does, by judging its answers as `validate` does."""
         refused = {}
         for kind, prompts in self.prompts.items():
-            answers = ask(self.loaded.model, self.loaded.tokenizer, prompts, RuleJudge(), judged_tokens)
+            answers = ask(self.loaded.model, self.loaded.tokenizer, prompts, BundledJudge(), judged_tokens)
             refused[kind] = [counts_as_refused(kind == "targets", a.judgement.label) for a in answers]
             advance(len(prompts))
         return _stage(name, note, refused, self._kl())

@@ -34,8 +34,8 @@ from unflinch.results import (
 )
 from unflinch.steps.progress import Progress, counter
 from unflinch.steps.scan import Scan
+from unflinch.validate.bundled_judge import BundledJudge
 from unflinch.validate.dialogue_report import report_dialogues
-from unflinch.validate.judges import RuleJudge
 from unflinch.validate.kl_distribution import AnsweredSequence, SequenceKL, base_states, sequence_kl
 from unflinch.validate.kl_groups import kl_groups, kl_positions
 from unflinch.validate.refusal_rate import Answered, ask, counts_as_refused, grouped_rates
@@ -84,7 +84,7 @@ class Validation:
             PromptSetError: if it refuses no target, or answers no ordinary prompt.
         """
         self.loaded, self.options, self.progress = loaded, options, progress
-        self.judge = RuleJudge()
+        self.judge = BundledJudge()
         by_kind: dict[PromptKind, tuple[Prompt, ...]] = {
             "target": test.targets,
             "keep": test.keep,

@@ -1,0 +1,172 @@
+"""What the fit works with: edited modules and what changing them costs, prompts and where their scores belong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from typing import TypeVar
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from unflinch.activations.gradients import fisher_metrics
+from unflinch.artifacts import FittedStage, ModuleMetric
+from unflinch.edit.closed_form import ScoreBounds
+from unflinch.metrics.refusal_score import Decision
+from unflinch.models.chat import encode
+from unflinch.models.load import LoadedModel
+from unflinch.options import FitOptions
+from unflinch.steps.baseline import Baseline, BaselineSet
+from unflinch.steps.decisions import decisions
+from unflinch.steps.progress import Progress, counter
+from unflinch.steps.scan import Scan
+
+Ids = tuple[int, ...]
+Item = TypeVar("Item")
+
+_COSTED = 200
+"""Ordinary prompts from which the cost of a change is taken; the fine-tuning uses all."""
+
+_NEAR_BOUND = 0.75
+"""Scores predicted farther inside their bounds than this, in logits, hardly ever bind in a later round."""
+
+_WAVERING = -4.0
+"""Refusal scores of answered prompts below this, in logits, are too far from a refusal to need a bound."""
+
+
+class Kind(IntEnum):
+    """What is wanted of a prompt's refusal score."""
+
+    TARGET = 0
+    """Below the goal."""
+    KEEP = 1
+    """Above the base model's."""
+    GUARD = 2
+    """Well above the base model's, also where the base model answers."""
+    ORDINARY = 3
+    """Below the goal where the base model refuses, which is a false refusal too; else below the base model's."""
+
+
+@dataclass(frozen=True)
+class FitInputs:
+    """What all stages work with."""
+
+    metrics: dict[str, ModuleMetric]
+    decisions: list[Decision]
+    kinds: Int[Tensor, " decisions"]
+    """Of `Kind`."""
+    unasked: Bool[Tensor, " decisions"]
+    """Whether only its score can tell if the base model refuses it."""
+    sequences: Sequence[Ids]
+    """Ordinary prompts with the base model's answers, along which KL is taken."""
+    base_scores: Float[Tensor, " decisions"] | None = None
+    """Refusal scores of the base model; None until the first round has found them."""
+
+    def rows(self, *kinds: Kind) -> list[int]:
+        """Return the places of all prompts of some kinds."""
+        return torch.isin(self.kinds, torch.tensor(kinds)).nonzero()[:, 0].tolist()
+
+    def near_bounds(self, first: FittedStage) -> FitInputs:
+        """Return what later rounds work with: the prompts that the first round left near their bounds."""
+        rows = (first.slack <= _NEAR_BOUND).nonzero()[:, 0]
+        return replace(
+            self,
+            decisions=[self.decisions[row] for row in rows.tolist()],
+            kinds=self.kinds[rows],
+            unasked=self.unasked[rows],
+            base_scores=first.scores[rows],
+        )
+
+
+def prepare_fit(
+    loaded: LoadedModel, baseline: Baseline, scan: Scan, options: FitOptions, progress: Progress
+) -> FitInputs:
+    """Return the edited modules with what changing them costs, and the prompts that bound the update.
+
+    Keeps that the base model answers are left out: they bound nothing. All guard prompts stay, those of `select` too:
+    no choice needs them, and every bound makes the guard stronger. Prompts that were not asked come along: the first
+    round finds out by their scores what the base model does with them.
+    """
+    fit = baseline.fit
+    sequences = ordinary_sequences(loaded, fit, options.answer_tokens)
+    asked = {
+        Kind.TARGET: fit.refused("targets"),
+        Kind.KEEP: fit.refused("keep"),
+        Kind.GUARD: [*fit.guard, *baseline.select.guard],
+        Kind.ORDINARY: [*fit.ordinary, *(a for a in fit.targets if not a.refused)],
+    }
+    unasked = {Kind.TARGET: fit.unasked_targets, Kind.KEEP: fit.unasked_keep, Kind.ORDINARY: fit.unasked_ordinary}
+    found = decisions(loaded.tokenizer, _flat(asked), scan.openings)
+    more = [Decision(encode(loaded.tokenizer, prompt)) for prompt in _flat(unasked)]
+    kinds = [kind for group in (asked, unasked) for kind, prompts in group.items() for _ in prompts]
+    return FitInputs(
+        module_metrics(loaded, scan, sequences, options, progress),
+        found + more,
+        torch.tensor(kinds),
+        torch.arange(len(kinds)) >= len(found),
+        sequences,
+    )
+
+
+def ordinary_sequences(loaded: LoadedModel, sets: BaselineSet, tokens: int) -> list[Ids]:
+    """Return answered ordinary prompts up to the token before the `tokens`-th of the base model's own answer."""
+    return [
+        (*encode(loaded.tokenizer, a.prompt), *a.tokens[: tokens - 1])
+        for a in sets.answered("ordinary")
+        if len(a.tokens) >= tokens
+    ]
+
+
+def module_metrics(
+    loaded: LoadedModel, scan: Scan, sequences: Sequence[Ids], options: FitOptions, progress: Progress
+) -> dict[str, ModuleMetric]:
+    """Return the modules to be edited, and what a change of each costs."""
+    architecture = loaded.architecture
+    writers = architecture.writers[-1:] if options.writers == "feed_forward" else architecture.writers
+    modules = [f"{architecture.layers}.{layer}.{writer}" for layer in scan.subspace.layers for writer in writers]
+    costed = sequences[:_COSTED]
+    return fisher_metrics(
+        loaded.model,
+        architecture,
+        modules,
+        costed,
+        options.answer_tokens,
+        input_shrinkage=options.input_shrinkage,
+        output_shrinkage=options.output_shrinkage,
+        seed=options.seed,
+        advance=counter(progress, "fit: what a change costs", len(costed)),
+    )
+
+
+def score_bounds(inputs: FitInputs, scores: Float[Tensor, " decisions"], options: FitOptions) -> ScoreBounds:
+    """Return where refusal scores should end.
+
+    False refusals, of targets and of ordinary prompts: below the goal. Right refusals and the whole guard: above the
+    base model's score by their margin. Harmless prompts that the base model answers, but not far from refusing: below
+    the base model's score, as they would else be refused along with the keeps. Others are free.
+
+    Args:
+        inputs: what bounds the update.
+        scores: where they are now; -inf where no drop is too large.
+        options: goal, largest drop and margins.
+    """
+    base = scores if inputs.base_scores is None else inputs.base_scores
+    harmless = torch.isin(inputs.kinds, torch.tensor((Kind.TARGET, Kind.ORDINARY)))
+    known_target = (inputs.kinds == Kind.TARGET) & ~inputs.unasked
+    refused = (base > 0) | known_target
+    brought_down = (scores - options.largest_drop).clamp(min=options.goal)
+    upper = torch.where(refused, brought_down, base - options.ordinary_margin)
+    bounded = harmless & (refused | (base > _WAVERING))
+    guard = inputs.kinds == Kind.GUARD
+    margins = torch.where(guard, options.guard_margin, options.keep_margin)
+    kept = guard | ((inputs.kinds == Kind.KEEP) & ((base > 0) | ~inputs.unasked))
+    return ScoreBounds(
+        torch.where(kept, base + margins, -torch.inf),
+        torch.where(bounded, upper, torch.inf),
+    )
+
+
+def _flat(groups: Mapping[Kind, Sequence[Item]]) -> list[Item]:
+    return [item for group in groups.values() for item in group]
