@@ -52,7 +52,7 @@ class PromptOptions:
     keep: str | None = None
     """Requests whose refusal is right, in place of the bundled broad ones."""
     ordinary: str | None = None
-    """Prompts whose answers must not change, in place of the bundled ones."""
+    """Harmless prompts whose answers must not change, in place of the bundled ones; a refused one is to be answered."""
     wide: bool = True
     """Also the borderline part of the sets: abstract imperatives and minimal contrasts, the hardest to tell apart."""
     max_targets_fit: int = 2600
@@ -141,15 +141,15 @@ class FitOptions:
     """Most tokens of an answer that the judge sees where the strength is chosen."""
     rounds: int = 2
     """Most linearisations of the closed form, each at the patch of the one before; one that does not help ends them."""
-    goal: float = -2.0
+    goal: float = -3.0
     """Refusal score, in units of logits, that targets are brought down to; below 0 they are answered."""
     largest_drop: float = 6.0
     """Most that one linearisation asks of a target: farther out it no longer holds."""
-    keep_margin: float = 1.5
+    keep_margin: float = 2.0
     """How far the score of a right refusal must stay above the base model's."""
     ordinary_margin: float = 0.5
     """How far the score of a harmless prompt that the base model answers must stay below the base model's."""
-    guard_margin: float = 4.0
+    guard_margin: float = 6.0
     """The same for guard prompts, also those that the base model answers: the guard only ever gets stronger."""
     input_shrinkage: float = 0.05
     """Of the second moment of module inputs towards the scaled identity."""

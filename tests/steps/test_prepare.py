@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from unflinch.options import PromptOptions
 from unflinch.steps.prepare import load_splits
 
@@ -19,6 +21,16 @@ def test_limited_splits_hold_what_models_often_refuse_from_many_categories() -> 
         assert all(prompt.often_refused for prompt in (*part.targets, *part.keep))
         assert len({prompt.category for prompt in part.targets}) >= 25
         assert len({prompt.category for prompt in part.keep}) >= 15
+
+
+def test_a_third_of_the_ordinary_fit_prompts_is_typical_and_comes_first_the_others_are_nearly_refused() -> None:
+    limits = {**LIMITS, "max_ordinary_fit": 90}
+    found = load_splits(PromptOptions(**limits)).fit.ordinary
+    free = load_splits(PromptOptions(**{**limits, "max_ordinary_fit": 20_000})).fit.ordinary
+    assert len({p.key for p in found}) == 90
+    share = sum(p.often_refused for p in free) / len(free)
+    assert sum(p.often_refused for p in found[:30]) / 30 == pytest.approx(share, abs=0.2)
+    assert all(p.often_refused for p in found[30:])
 
 
 def test_in_fit_every_target_comes_with_its_harmful_twin_and_elsewhere_twins_do_not_count() -> None:

@@ -32,7 +32,7 @@ Keep = Annotated[
 ]
 Ordinary = Annotated[
     str | None,
-    typer.Option(metavar="FILE", help="Prompts whose answers must not change, in place of the bundled ones."),
+    typer.Option(metavar="FILE", help="Harmless prompts whose answers must not change, in place of the bundled ones."),
 ]
 MaxTargets = Annotated[
     int | None,

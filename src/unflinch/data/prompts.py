@@ -65,7 +65,7 @@ class Prompt:
     contrast_of: str | None = None
     """The text of the target of which this prompt is the harmful twin."""
     often_refused: bool = False
-    """Whether a reference model refuses it: such prompts are asked first."""
+    """Whether a reference model refuses it, or an ordinary prompt nearly: such prompts come first."""
     wide: bool = False
     """Whether it belongs to the borderline part of a set, which a run can leave out."""
 

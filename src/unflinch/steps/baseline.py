@@ -12,7 +12,7 @@ import torch
 from unflinch.data.mine import spectrum, spectrum_warnings
 from unflinch.data.prompts import Prompt
 from unflinch.data.splits import FitPrompts, PromptSets, SelectPrompts
-from unflinch.errors import PromptSetError
+from unflinch.errors import PromptSetError, RunFolderError
 from unflinch.metrics.kl import kl_divergence
 from unflinch.models.chat import encode
 from unflinch.models.forward import logits_from_hidden, scored_hidden
@@ -129,7 +129,11 @@ def to_json(baseline: Baseline) -> dict[str, Any]:
 
 
 def from_json(data: dict[str, Any], fit: FitPrompts, select: SelectPrompts) -> Baseline:
-    """Return the baseline of a run folder, its prompts taken from the same splits."""
+    """Return the baseline of a run folder, its prompts taken from the same splits.
+
+    Raises:
+        RunFolderError: if a prompt that was asked is no longer in its split.
+    """
 
     def restore(stored: dict[str, Any], sets: PromptSets) -> BaselineSet:
         kinds: dict[str, Any] = {}
@@ -140,7 +144,12 @@ def from_json(data: dict[str, Any], fit: FitPrompts, select: SelectPrompts) -> B
                 kinds[unasked] = tuple(by_key[key] for key in stored[unasked])
         return BaselineSet(**kinds)
 
-    return Baseline(restore(data["fit"], fit), restore(data["select"], select), data["noise_floor"])
+    try:
+        return Baseline(restore(data["fit"], fit), restore(data["select"], select), data["noise_floor"])
+    except KeyError as error:
+        raise RunFolderError(
+            "the prompts have changed since this run was started: put the files back as they were, or start a new run"
+        ) from error
 
 
 def _ask_split(

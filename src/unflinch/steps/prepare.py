@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import ceil
 from typing import TypeVar
 
 from unflinch.data.prompts import Prompt, bundled, guard_prompts, load_prompts
@@ -15,6 +16,9 @@ Sets = TypeVar("Sets", bound=PromptSets)
 
 _GUARD_SHARES = (0.35, 0.2, 0.45)
 """Of fit, select and test: half of the guard bounds the fit as well as all of it, and a lost one must be seen."""
+_TYPICAL = 3
+"""One in so many ordinary fit prompts is chosen whatever models do with it, and comes first: what a change costs is
+taken from these. The rest are what models nearly refuse, as only that bounds the fit."""
 
 
 def load_splits(options: PromptOptions) -> Splits:
@@ -37,7 +41,7 @@ def load_splits(options: PromptOptions) -> Splits:
     shares = (options.fit_share, options.select_share, 1 - options.fit_share - options.select_share)
     splits = split_prompts(targets, keep, guard, ordinary, shares, _GUARD_SHARES)
     limited = Splits(
-        _limited(splits.fit, options, "fit", pairs=True),
+        _limited(splits.fit, options, "fit", for_fit=True),
         _limited(splits.select, options, "select"),
         _limited(splits.test, options, "test"),
     )
@@ -45,30 +49,34 @@ def load_splits(options: PromptOptions) -> Splits:
     return limited
 
 
-def _limited(sets: Sets, options: PromptOptions, part: str, pairs: bool = False) -> Sets:
+def _limited(sets: Sets, options: PromptOptions, part: str, for_fit: bool = False) -> Sets:
     """Return as many prompts as the options allow, those first that models often refuse.
 
-    With `pairs`, targets with an often refused harmful twin come before the others, and these twins before other keeps,
+    For the fit, targets with an often refused harmful twin come before the others, and these twins before other keeps,
     in the order of their targets: pairs teach more than as many single prompts (see LOG). What is measured takes no
     notice of twins.
     """
     most = {kind: getattr(options, f"max_{kind}_{part}") for kind in ("targets", "keep", "ordinary")}
-    paired = {p.contrast_of for p in sets.keep if pairs and p.often_refused}
+    paired = {p.contrast_of for p in sets.keep if for_fit and p.often_refused}
     targets = sample_prompts(
         sets.targets,
         most["targets"],
         options.seed,
-        lambda p: 2 * (not p.often_refused) + (pairs and p.text not in paired),
+        lambda p: 2 * (not p.often_refused) + (for_fit and p.text not in paired),
     )
-    chosen = {p.text: place for place, p in enumerate(targets) if pairs}
+    chosen = {p.text: place for place, p in enumerate(targets) if for_fit}
     keep = sample_prompts(
         sets.keep,
         most["keep"],
         options.seed,
-        lambda p: 2 * (not p.often_refused) + (pairs and p.contrast_of not in chosen),
+        lambda p: 2 * (not p.often_refused) + (for_fit and p.contrast_of not in chosen),
     )
     keep = tuple(sorted(keep, key=lambda p: chosen.get(p.contrast_of or "", len(chosen))))
-    ordinary = sample_prompts(sets.ordinary, most["ordinary"], options.seed)
+    most_typical = ceil(most["ordinary"] / _TYPICAL) if for_fit else most["ordinary"]
+    ordinary = sample_prompts(sets.ordinary, most_typical, options.seed)
+    taken = set(ordinary)
+    others = [p for p in sets.ordinary if p not in taken]
+    ordinary += sample_prompts(others, most["ordinary"] - len(ordinary), options.seed, lambda p: not p.often_refused)
     return replace(sets, targets=targets, keep=keep, ordinary=ordinary)
 
 
