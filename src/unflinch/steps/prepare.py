@@ -72,12 +72,17 @@ def _limited(sets: Sets, options: PromptOptions, part: str, for_fit: bool = Fals
         lambda p: 2 * (not p.often_refused) + (for_fit and p.contrast_of not in chosen),
     )
     keep = tuple(sorted(keep, key=lambda p: chosen.get(p.contrast_of or "", len(chosen))))
-    most_typical = ceil(most["ordinary"] / _TYPICAL) if for_fit else most["ordinary"]
-    ordinary = sample_prompts(sets.ordinary, most_typical, options.seed)
-    taken = set(ordinary)
-    others = [p for p in sets.ordinary if p not in taken]
-    ordinary += sample_prompts(others, most["ordinary"] - len(ordinary), options.seed, lambda p: not p.often_refused)
+    sample = _for_fit if for_fit else sample_prompts
+    ordinary = sample(sets.ordinary, most["ordinary"], options.seed)
     return replace(sets, targets=targets, keep=keep, ordinary=ordinary)
+
+
+def _for_fit(ordinary: Sequence[Prompt], n: int, seed: int) -> tuple[Prompt, ...]:
+    """Return at most `n` ordinary prompts, typical ones and then those that models nearly refuse."""
+    typical = sample_prompts(ordinary, ceil(n / _TYPICAL), seed)
+    taken = set(typical)
+    others = [p for p in ordinary if p not in taken]
+    return typical + sample_prompts(others, n - len(typical), seed, lambda p: not p.often_refused)
 
 
 def _check_not_empty(splits: Splits, targets: int) -> None:
