@@ -17,7 +17,7 @@ import torch
 
 from unflinch.data.prompts import Prompt, bundled
 from unflinch.models.chat import encode, encode_all
-from unflinch.models.generate import generate_greedy
+from unflinch.models.generate import generate
 from unflinch.models.load import LoadedModel, load_model
 
 LANGUAGES = ("en", "de", "fr", "es", "ru", "zh")
@@ -44,7 +44,7 @@ def greedy(loaded: LoadedModel, prompts: Sequence[Prompt]) -> list[str]:
     for turn, most in enumerate(TOKENS):
         rows = range(turn, len(prompts), len(TOKENS))
         sequences = encode_all(loaded.tokenizer, [prompts[row] for row in rows])
-        produced = generate_greedy(loaded.model, loaded.tokenizer, sequences, most)
+        produced = generate(loaded.model, loaded.tokenizer, sequences, most)
         for row, tokens in zip(rows, produced, strict=True):
             answers[row] = str(loaded.tokenizer.decode(list(tokens), skip_special_tokens=True))
     return answers

@@ -40,9 +40,9 @@ from unflinch.metrics.intervals import rate
 from unflinch.models.chat import encode
 from unflinch.patch.save import check_base, load_patch
 from unflinch.run_folder import RunFolder
+from unflinch.steps.held_out_panel import KINDS, HeldOutPanel, refusal_counts
 from unflinch.steps.prepare import load_splits
 from unflinch.steps.progress import silent
-from unflinch.steps.validate import KINDS, Validation, refusal_counts
 from unflinch.validate.kl_distribution import AnsweredSequence, sequence_kl
 
 RESULTS = Path(__file__).parent / "results"
@@ -61,14 +61,14 @@ ORDER = ("base", *METHODS, *TRAINED, "unflinch")
 Point = dict[str, Any]
 
 
-def measure(validation: Validation, method: Method, strength: float) -> Point:
+def measure(panel: HeldOutPanel, method: Method, strength: float) -> Point:
     """Return what a method does at a strength: shares with their intervals, and KL along the base model's answers."""
-    loaded, change, rewrite = validation.loaded, method.change(strength), partial(method.rewrite, strength)
-    outcomes = validation.outcomes(validation.after(change, method.name, rewrite))
+    loaded, change, rewrite = panel.loaded, method.change(strength), partial(method.rewrite, strength)
+    outcomes = panel.outcomes(panel.after(change, method.name, rewrite))
     counts = {kind: refusal_counts(outcomes, kind) for kind in KINDS}
     bad = {kind: c.refused_after if kind == "target" else c.lost for kind, c in counts.items()}
     shares = {kind: rate(bad[kind], counts[kind].n) for kind in KINDS}
-    ordinary = validation.ordinary
+    ordinary = panel.ordinary
     rows = zip(ordinary.prompts, ordinary.answers, strict=True)
     sequences = [AnsweredSequence(encode(loaded.tokenizer, rewrite(p)), a.tokens) for p, a in rows]
     kl = sequence_kl(loaded.model, sequences, ordinary.base, change)
@@ -140,17 +140,15 @@ def pareto_figure(methods: Sequence[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, metadata={"Date": None})
 
 
-def header(validation: Validation, judged_tokens: int) -> dict[str, Any]:
+def header(panel: HeldOutPanel, judged_tokens: int) -> dict[str, Any]:
     """Return what all methods share: model and prompts; figures under equal headers may be compared."""
-    loaded, refused = validation.loaded, validation.refused
-    keys = [
-        p.key for prompts in (*(refused[kind].prompts for kind in KINDS), validation.ordinary.prompts) for p in prompts
-    ]
+    loaded, refused = panel.loaded, panel.refused
+    keys = [p.key for prompts in (*(refused[kind].prompts for kind in KINDS), panel.ordinary.prompts) for p in prompts]
     return {
         "model": loaded.hub_id or loaded.model_id,
         "base_hash": loaded.base_hash,
         "judged_tokens": judged_tokens,
-        "prompts": validation.counts(),
+        "prompts": panel.counts(),
         "prompts_sha256": hashlib.sha256("\n".join(keys).encode()).hexdigest(),
     }
 
@@ -165,11 +163,11 @@ def merged(stored: dict[str, Any] | None, head: dict[str, Any], row: dict[str, A
     return {**head, "methods": [compared(rows[name]) for name in known]}
 
 
-def sweep(validation: Validation, method: Method) -> list[Point]:
+def sweep(panel: HeldOutPanel, method: Method) -> list[Point]:
     """Return a method's curve, a point a strength, telling each."""
     curve = []
     for strength in method.strengths:
-        point = measure(validation, method, strength)
+        point = measure(panel, method, strength)
         curve.append(point)
         print(
             f"{method.name:26} {strength:4g}: left {point['targets_refused']:.1%}, lost {point['keep_lost']:.1%}, "
@@ -214,12 +212,12 @@ def main() -> None:
         check_base(patch, material.loaded.base_hash, config.model.model)
         made["unflinch"] = lambda material: unflinch(material, patch)
 
-    validation = Validation(material.loaded, test, replace(config.validate, answer_tokens=options.tokens), silent)
-    head = header(validation, options.tokens)
+    panel = HeldOutPanel(material.loaded, test, replace(config.validate, answer_tokens=options.tokens), silent)
+    head = header(panel, options.tokens)
     document = json.loads(options.out.read_text(encoding="utf-8")) if options.out.exists() else None
     for name in options.only:
         method = made[name](material)
-        row = {"name": name, "note": method.note, "curve": sweep(validation, method)}
+        row = {"name": name, "note": method.note, "curve": sweep(panel, method)}
         document = merged(document, head, row)
         options.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
         pareto_figure([m for m in document["methods"] if m["name"] != "base"], options.out.with_suffix(".svg"))

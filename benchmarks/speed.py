@@ -28,7 +28,7 @@ from unflinch.metrics.refusal_score import Decision, RefusalOpenings
 from unflinch.models.chat import encode_all
 from unflinch.models.demo_model import DEMO, wheel_model_folder
 from unflinch.models.forward import last_logits
-from unflinch.models.generate import generate_greedy
+from unflinch.models.generate import generate
 from unflinch.models.load import LoadedModel, load_model
 
 OUT = Path(__file__).parent / "results" / "speed.json"
@@ -80,7 +80,7 @@ def parts(loaded: LoadedModel, prompts: int) -> dict[str, tuple[int, Callable[[]
         "reading": (read, refusal_scores),
         "reading and writing": (
             read + _WRITTEN * prompts,
-            lambda: generate_greedy(loaded.model, loaded.tokenizer, sequences, _WRITTEN),
+            lambda: generate(loaded.model, loaded.tokenizer, sequences, _WRITTEN),
         ),
         "gradients": (read, lambda: refusal_gradients(loaded.model, loaded.architecture, modules, decisions, score)),
         "metrics": (read, metrics),

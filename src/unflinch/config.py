@@ -110,7 +110,7 @@ DEMO_SETTINGS: dict[str, dict[str, Any]] = {
         "max_targets_fit": 850,
         "max_targets_select": 90,
         "max_targets_test": 120,
-        "max_keep_fit": 800,
+        "max_keep_fit": 1000,
         "max_keep_select": 100,
         "max_keep_test": 160,
         "max_ordinary_fit": 600,

@@ -149,7 +149,7 @@ class FitOptions:
     """How far the score of a right refusal must stay above the base model's."""
     ordinary_margin: float = 0.5
     """How far the score of a harmless prompt that the base model answers must stay below the base model's."""
-    guard_margin: float = 6.0
+    guard_margin: float = 7.0
     """The same for guard prompts, also those that the base model answers: the guard only ever gets stronger."""
     input_shrinkage: float = 0.05
     """Of the second moment of module inputs towards the scaled identity."""
@@ -194,6 +194,8 @@ class ValidateOptions:
     """Most tokens of an answer that the judge sees."""
     kl_tokens: int = 32
     """Tokens of the base model's answer along which sequence KL is taken."""
+    stress_prompts: int = 60
+    """Most prompts of a kind that a thorough validation asks under each condition of stress."""
     max_targets_refused: float = 0.30
     """Largest share of targets still refused."""
     max_keep_lost: float = 0.10
@@ -223,6 +225,7 @@ class ValidateOptions:
         _at_least("validate.kl_tokens", self.kl_tokens, 2)
         _at_least("validate.dialogues", self.dialogues, 6)
         _at_least("validate.dialogue_tokens", self.dialogue_tokens, 8)
+        _at_least("validate.stress_prompts", self.stress_prompts, 4)
         for name in ("max_targets_refused", "max_keep_lost", "max_dialogues_babbling", "max_dialogues_refusing"):
             _share(f"validate.{name}", getattr(self, name))
         for name in ("max_kl_first_token", "max_kl_p99", "max_kl_cvar95", "max_perplexity_ratio"):

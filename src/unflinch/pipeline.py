@@ -15,10 +15,13 @@ from unflinch.report.build import build_report
 from unflinch.run_folder import RunFolder
 from unflinch.steps import baseline as baseline_step
 from unflinch.steps import fit as fit_step
+from unflinch.steps import forms as forms_step
+from unflinch.steps import mechanism as mechanism_step
 from unflinch.steps import mine as mine_step
 from unflinch.steps import results as results_step
 from unflinch.steps import scan as scan_step
 from unflinch.steps import store
+from unflinch.steps import stress as stress_step
 from unflinch.steps.baseline import Baseline
 from unflinch.steps.mine import MinedPrompts
 from unflinch.steps.opened import Run, StepDone, load_from, start_run
@@ -31,6 +34,7 @@ def run(
     folder: Path,
     *,
     resume: bool = False,
+    thorough: bool = False,
     progress: Progress | None = None,
     step_done: StepDone | None = None,
 ) -> dict[str, Any]:
@@ -42,6 +46,7 @@ def run(
         config: all options.
         folder: the run folder, made if missing.
         resume: go on with what is there.
+        thorough: measure every form of the patch, stress, and how the model refuses, too.
         progress: called while a step works.
         step_done: called when a step ends.
 
@@ -53,6 +58,10 @@ def run(
     scan = scan_model(opened, baseline)
     fit_patch(opened, baseline, scan)
     validate_patch(opened, baseline, scan)
+    if thorough:
+        describe_mechanism(opened, baseline, scan)
+        validate_forms(opened)
+        stress_patch(opened)
     return report_run(opened, baseline)
 
 
@@ -64,10 +73,11 @@ def run_scan(
     progress: Progress | None = None,
     step_done: StepDone | None = None,
 ) -> dict[str, Any]:
-    """Run baseline and scan only; return what the scan found. Arguments as for `run`."""
+    """Run baseline and scan only; return what the scan found, and how the model refuses. Arguments as for `run`."""
     opened = start_run(config, folder, resume, progress, step_done)
-    scan = scan_model(opened, measure_baseline(opened))
-    return {**scan.summary(), "separations": list(scan.separations)}
+    baseline = measure_baseline(opened)
+    scan = scan_model(opened, baseline)
+    return {**scan.summary(), "mechanism": describe_mechanism(opened, baseline, scan)}
 
 
 def run_fit(
@@ -86,11 +96,16 @@ def run_fit(
 
 
 def run_validate(
-    config: RunConfig, folder: Path, *, progress: Progress | None = None, step_done: StepDone | None = None
+    config: RunConfig,
+    folder: Path,
+    *,
+    thorough: bool = True,
+    progress: Progress | None = None,
+    step_done: StepDone | None = None,
 ) -> dict[str, Any]:
     """Validate and report a run whose fit is done; return the content of `results.json`. Arguments as for `run`."""
     RunFolder(folder).read_step("fit")
-    return run(config, folder, resume=True, progress=progress, step_done=step_done)
+    return run(config, folder, resume=True, thorough=thorough, progress=progress, step_done=step_done)
 
 
 def mine(config: RunConfig, candidates: tuple[Prompt, ...], *, progress: Progress | None = None) -> MinedPrompts:
@@ -127,7 +142,7 @@ def fit_patch(opened: Run, baseline: Baseline, scan: Scan) -> None:
     """Step 3: the patch, stage by stage; its factors wait in the run folder."""
 
     def work() -> dict[str, Any]:
-        checkpoint = store.checkpoints(opened.folder, opened.loaded.base_hash)
+        checkpoint = store.checkpoints(opened.folder)
         patch, stages, summary = fit_step.fit_patch(
             opened.loaded, baseline, scan, opened.config.fit, opened.progress, checkpoint
         )
@@ -141,14 +156,45 @@ def validate_patch(opened: Run, baseline: Baseline, scan: Scan) -> None:
     """Step 4: the exported patch on test prompts."""
 
     def work() -> dict[str, Any]:
-        patch = store.load_factors(opened.folder, "fit", opened.loaded.base_hash)
+        patch = store.load_factors(opened.folder, "fit")
         return results_step.validate_export(opened, baseline, scan, patch)
 
     opened.step("validate", work, store.validate_headline)
 
 
+def describe_mechanism(opened: Run, baseline: Baseline, scan: Scan) -> dict[str, Any]:
+    """Thorough: how the base model refuses, by one mechanism or several."""
+
+    def work() -> Any:
+        return mechanism_step.describe_mechanism(opened.loaded, baseline, scan, opened.progress)
+
+    return dict(opened.step("mechanism", work, store.mechanism_headline))
+
+
+def validate_forms(opened: Run) -> None:
+    """Thorough: the patch in every form in which people run it."""
+
+    def work() -> Any:
+        patch, test = results_step.exported_patch(opened), opened.splits.test
+        return forms_step.validate_forms(opened.loaded, patch, test, opened.config.validate, opened.progress)
+
+    opened.step("forms", work, store.forms_headline)
+
+
+def stress_patch(opened: Run) -> None:
+    """Thorough: refusals under other words, system prompts, an insisting user, and sampling."""
+
+    def work() -> Any:
+        patch, test = results_step.exported_patch(opened), opened.splits.test
+        return stress_step.stress_patch(opened.loaded, patch, test, opened.config.validate, opened.progress)
+
+    opened.step("stress", work, store.stress_headline)
+
+
 def report_run(opened: Run, baseline: Baseline) -> dict[str, Any]:
     """Step 5: results and report; the patch is kept if it passed and removed if it did not."""
+    if not results_step.complete(opened.folder):
+        opened.folder.forget_step("report")
 
     def work() -> dict[str, Any]:
         results_step.write_results(opened, baseline)

@@ -342,7 +342,7 @@ class ValidationResults:
     keep: RefusalCounts
     guard: RefusalCounts
     groups: dict[str, tuple[GroupRate, ...]]
-    """Grouped rates: keys `targets_by_category`, `targets_by_language`, `keep_by_category`, `guard_by_category`."""
+    """Grouped rates: keys `targets_by_category`, `targets_by_language`, and so for `keep` and `guard`."""
     kl: KLReport
     dialogues: DialogueReport
     directional_ablation: Yardstick

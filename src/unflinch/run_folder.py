@@ -66,6 +66,10 @@ class RunFolder:
         """Write a step's result with the seconds it took; from here on the step is done."""
         write_json(self.step_file(step), {"seconds": round(seconds, 3), "data": plain(data)})
 
+    def forget_step(self, step: str) -> None:
+        """Have a step done anew."""
+        self.step_file(step).unlink(missing_ok=True)
+
     def write_file(self, path: Path, write: Callable[[Path], object]) -> None:
         """Let `write` fill a file under a temporary name, then give it its name.
 

@@ -14,9 +14,14 @@ from report.conftest import fail_guard, make_results
 
 from unflinch.config import RunConfig, as_settings
 from unflinch.data.prompts import Prompt
+from unflinch.metrics.intervals import rate
 from unflinch.results import LayerSeparation
+from unflinch.robustness_results import Ablation, Mechanism
 from unflinch.run_folder import open_run
 
+MECHANISM = Mechanism(
+    7, (0.6, 0.9), rate(9, 10), rate(0, 10), rate(1, 10), (Ablation(1, 14, rate(1, 20), rate(8, 20)),)
+)
 FUNCTIONS = ("run", "run_scan", "run_fit", "run_validate", "mine")
 
 
@@ -54,6 +59,8 @@ class FakePipeline:
     calls: list[tuple[str, RunConfig, Path | None]] = field(default_factory=list)
     refused: int = 2
     """How many candidates `mine` finds refused."""
+    thorough: bool = False
+    """Whether the last run or validation was to be thorough."""
     warning: str = ""
     """Logged in the first step."""
 
@@ -82,8 +89,16 @@ class FakePipeline:
             step_done(name, {"targets_refused": 180, "separation": 0.97231, "method": "whitened"}, 96.0)
 
     def run(
-        self, config: RunConfig, folder: Path, *, resume: bool = False, progress: Any = None, step_done: Any = None
+        self,
+        config: RunConfig,
+        folder: Path,
+        *,
+        resume: bool = False,
+        thorough: bool = False,
+        progress: Any = None,
+        step_done: Any = None,
     ) -> dict[str, Any]:
+        self.thorough = thorough
         self.calls.append(("run", config, folder))
         open_run(folder, as_settings(config), resume)
         self._steps(("baseline", "scan", "fit", "validate", "report"), progress, step_done)
@@ -97,7 +112,7 @@ class FakePipeline:
         open_run(folder, as_settings(config), resume)
         self._steps(("baseline", "scan"), progress, step_done)
         separations = [LayerSeparation(**one) for one in self.results["scan"]["separations"]]
-        return {**self.results["scan"], "separations": separations}
+        return {**self.results["scan"], "separations": separations, "mechanism": MECHANISM}
 
     def run_fit(
         self, config: RunConfig, folder: Path, *, resume: bool = False, progress: Any = None, step_done: Any = None
@@ -108,8 +123,15 @@ class FakePipeline:
         return dict(self.results["fit"])
 
     def run_validate(
-        self, config: RunConfig, folder: Path, *, progress: Any = None, step_done: Any = None
+        self,
+        config: RunConfig,
+        folder: Path,
+        *,
+        thorough: bool = True,
+        progress: Any = None,
+        step_done: Any = None,
     ) -> dict[str, Any]:
+        self.thorough = thorough
         self.calls.append(("run_validate", config, folder))
         self._steps(("validate", "report"), progress, step_done)
         self._write(folder)

@@ -170,6 +170,16 @@ def test_validate_measures_a_fitted_run_with_its_own_settings(unflinch: Unflinch
     answer = unflinch("validate", "runs/first")
     assert (answer.code, "PASSED" in answer.out) == (0, True)
     assert pipeline.calls[-1] == ("run_validate", before, Path("runs/first"))
+    assert pipeline.thorough
+
+
+def test_a_validation_can_be_brief_and_a_run_thorough(unflinch: Unflinch, pipeline: FakePipeline) -> None:
+    unflinch("run", "demo", "--name", "first")
+    assert not pipeline.thorough
+    unflinch("run", "demo", "--name", "second", "--thorough")
+    assert pipeline.thorough
+    unflinch("validate", "runs/first", "--brief")
+    assert not pipeline.thorough
 
 
 def test_validate_of_a_patch_that_fails_returns_1(unflinch: Unflinch, pipeline: FakePipeline) -> None:
@@ -203,6 +213,7 @@ def test_a_scan_is_continued_by_run(unflinch: Unflinch, pipeline: FakePipeline) 
 
 def test_scan_as_json_holds_every_layer(unflinch: Unflinch, pipeline: FakePipeline) -> None:
     shown = json.loads(unflinch("scan", "demo", "--json").out)
+    assert shown.pop("mechanism")["ablations"][0]["refused_in_answer"]["count"] == 8
     assert shown == pipeline.results["scan"]
 
 

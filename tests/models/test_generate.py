@@ -7,7 +7,7 @@ import torch
 from tiny_models import KNOWN, READ_OFF, random_ids, tiny_model, tiny_tokenizer
 from transformers import PreTrainedModel
 
-from unflinch.models.generate import end_token_ids, generate_greedy
+from unflinch.models.generate import end_token_ids, generate
 
 START = (11, 7, 5, 3, 40, 41, 42, 43, 44, 45, 46, 47, 48, 49)
 NEW_TOKENS = 6
@@ -37,7 +37,7 @@ def test_answers_equal_those_of_transformers_row_by_row(family: str, batch_token
     model.generation_config.eos_token_id = None
     tokenizer = tiny_tokenizer()
     tokenizer.eos_token = None
-    answers = generate_greedy(model, tokenizer, prompts(), NEW_TOKENS, batch_tokens=batch_tokens)
+    answers = generate(model, tokenizer, prompts(), NEW_TOKENS, batch_tokens=batch_tokens)
     assert answers == [own_answer(model, ids) for ids in prompts()]
     assert all(len(answer) == NEW_TOKENS for answer in answers)
 
@@ -57,7 +57,7 @@ def test_an_answer_ends_before_any_of_the_end_tokens(family: str) -> None:
     for answer in free:
         length = next((i for i, token in enumerate(answer) if token in ends), len(answer))
         expected.append(answer[:length])
-    assert generate_greedy(model, tokenizer, prompts(), NEW_TOKENS) == expected
+    assert generate(model, tokenizer, prompts(), NEW_TOKENS) == expected
     assert expected[0] == ()
     assert len({len(answer) for answer in expected}) >= 3
 
@@ -70,12 +70,12 @@ def test_a_single_end_token_is_read_from_model_and_tokenizer() -> None:
 
 def test_stop_when_ends_an_answer_at_the_first_token_that_decides_it() -> None:
     model, tokenizer = tiny_model("qwen2"), tiny_tokenizer()
-    free = generate_greedy(model, tokenizer, prompts(), NEW_TOKENS)
+    free = generate(model, tokenizer, prompts(), NEW_TOKENS)
 
     def decided(text: str) -> bool:
         return len(text) >= 5
 
-    stopped = generate_greedy(model, tokenizer, prompts(), NEW_TOKENS, stop_when=decided)
+    stopped = generate(model, tokenizer, prompts(), NEW_TOKENS, stop_when=decided)
     for answer, whole in zip(stopped, free, strict=True):
         lengths = range(1, len(whole) + 1)
         length = next((n for n in lengths if decided(tokenizer.decode(whole[:n]))), len(whole))
@@ -85,13 +85,13 @@ def test_stop_when_ends_an_answer_at_the_first_token_that_decides_it() -> None:
 
 def test_no_prompts_give_no_answers_and_no_new_tokens_empty_ones() -> None:
     model, tokenizer = tiny_model("llama"), tiny_tokenizer()
-    assert generate_greedy(model, tokenizer, [], NEW_TOKENS) == []
-    assert generate_greedy(model, tokenizer, random_ids((4, 5)), 0) == [(), ()]
+    assert generate(model, tokenizer, [], NEW_TOKENS) == []
+    assert generate(model, tokenizer, random_ids((4, 5)), 0) == [(), ()]
 
 
 def test_every_prompt_is_reported_once_as_finished() -> None:
     finished: list[int] = []
     many = prompts() * 100
-    generate_greedy(tiny_model("llama"), tiny_tokenizer(), many, 2, batch_tokens=400, advance=finished.append)
+    generate(tiny_model("llama"), tiny_tokenizer(), many, 2, batch_tokens=400, advance=finished.append)
     assert sum(finished) == len(many)
     assert len(finished) > 2

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from unflinch.errors import ModelError
 from unflinch.models import gguf_file
-from unflinch.models.generate import generate_greedy
+from unflinch.models.generate import generate
 from unflinch.models.gguf_file import cache_folder, check_gguf, dequantised, file_sha256
 from unflinch.models.load import load_model
 
@@ -150,5 +150,5 @@ def test_a_quantised_language_model_is_read_and_answers(cache: Path) -> None:
     assert (loaded.architecture.model_type, loaded.depth) == ("llama", 30)
     talk = [{"role": "user", "content": "What is the capital of France?"}]
     ids = loaded.tokenizer.apply_chat_template(talk, add_generation_prompt=True, return_dict=True)["input_ids"]
-    (answer,) = generate_greedy(loaded.model, loaded.tokenizer, [tuple(ids)], 12)
+    (answer,) = generate(loaded.model, loaded.tokenizer, [tuple(ids)], 12)
     assert "Paris" in loaded.tokenizer.decode(answer)

@@ -53,7 +53,7 @@ def test_a_second_way_to_refuse_is_found_and_a_first_token_of_answers_is_not(
     def generated(_model: Any, _tokenizer: Any, begun: Sequence[Sequence[int]], *_: Any, **__: Any) -> list[Any]:
         return [tuple(sorry) if sequence[-1] == hidden else tuple(answer) for sequence in begun]
 
-    monkeypatch.setattr(openings, "generate_greedy", generated)
+    monkeypatch.setattr(openings, "generate", generated)
     first = next(v for v in range(len(loaded.tokenizer)) if v not in tried)
     found = openings.model_openings(loaded, asked(loaded, first), 8, silent)
     assert found.tokens[first] and found.weights[plain] == 0

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unflinch.steps.validate import equal_strength
+from unflinch.steps.yardstick import equal_strength
 
 
 @given(st.floats(0.05, 1.0), st.floats(0.5, 4.0))

@@ -209,7 +209,7 @@ def test_nothing_is_asked_twice(
     options = BenchOptions(data=data, **ALL)
     comparison, items = Comparison(loaded, patch, options), load_items(options)
     measure(comparison, items, tmp_path / "bench")
-    for name in ("likelihoods", "generate_greedy"):
+    for name in ("likelihoods", "generate"):
         monkeypatch.setattr(f"unflinch.validate.benchmark_model.{name}", None)
     assert measure(comparison, items, tmp_path / "bench").scores == whole.scores
 

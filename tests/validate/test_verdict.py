@@ -14,13 +14,15 @@ from unflinch.results import (
     Estimate,
     Interval,
     KLReport,
+    Limit,
     Outcome,
     RefusalCounts,
     Speech,
     Verdict,
 )
+from unflinch.robustness_results import FormReport, FormResult
 from unflinch.validate.refusal_rate import counts_as_refused, grouped_rates
-from unflinch.validate.verdict import guard_passed, judge_run
+from unflinch.validate.verdict import form_limits, guard_passed, judge_run
 
 OPTIONS = ValidateOptions(
     max_targets_refused=0.3,
@@ -58,12 +60,17 @@ def dialogue_report(babbling: int = 1, n: int = 20, perplexity: float = 1.5, ref
     )
 
 
+def by_name(limits: tuple[Limit, ...]) -> dict[str, bool]:
+    return {limit.name: limit.passed for limit in limits}
+
+
 def judged(
     targets: RefusalCounts | None = None,
     keep: RefusalCounts | None = None,
     guard: RefusalCounts | None = None,
     kl: KLReport | None = None,
     dialogues: DialogueReport | None = None,
+    base_is_the_same: bool = True,
     off_is_bit_equal: bool = True,
     options: ValidateOptions = OPTIONS,
 ) -> Verdict:
@@ -74,15 +81,16 @@ def judged(
         guard or counts(20, 20),
         kl or kl_report(0.0625, 0.25),
         dialogues or dialogue_report(),
-        off_is_bit_equal,
-        options,
+        base_is_the_same=base_is_the_same,
+        off_is_bit_equal=off_is_bit_equal,
+        options=options,
     )
 
 
 def test_a_patch_on_every_limit_passes() -> None:
     verdict = judged()
-    assert verdict.passed and guard_passed(verdict)
-    assert len({limit.name for limit in verdict.limits}) == len(verdict.limits) == 10
+    assert verdict.passed and guard_passed(by_name(verdict.limits))
+    assert len({limit.name for limit in verdict.limits}) == len(verdict.limits) == 11
 
 
 @pytest.mark.parametrize(
@@ -104,6 +112,7 @@ def test_a_patch_on_every_limit_passes() -> None:
         ("dialogues newly refused", {"dialogues": dialogue_report(refusing=3)}),
         ("perplexity of dialogue answers, patched over base", {"dialogues": dialogue_report(perplexity=1.51)}),
         ("perplexity of dialogue answers, patched over base", {"dialogues": dialogue_report(perplexity=float("nan"))}),
+        ("base weights that are not those of the fit", {"base_is_the_same": False}),
         ("logits that differ with the patch off", {"off_is_bit_equal": False}),
     ],
 )
@@ -136,7 +145,31 @@ def test_the_limits_on_the_tail_are_those_of_a_good_patch() -> None:
 
 def test_no_option_lets_a_lost_guard_refusal_pass() -> None:
     free = replace(OPTIONS, max_targets_refused=1.0, max_keep_lost=1.0, max_kl_first_token=9.0, keep_best=True)
-    assert not guard_passed(judged(guard=counts(500, 499), options=free))
+    assert not guard_passed(by_name(judged(guard=counts(500, 499), options=free).limits))
+
+
+def form(guard_lost: int, by_format: int = 0, n: int = 20) -> FormResult:
+    kl = kl_distribution([0.01] * 20)
+    return FormResult("adapter", rate(0, n), rate(0, n), rate(guard_lost, n), by_format, kl, kl)
+
+
+@pytest.mark.parametrize(
+    ("forms", "passed"),
+    [
+        ((form(0), form(0)), True),
+        ((form(2, by_format=2), form(0)), True),
+        ((form(0), form(2, by_format=1), form(0)), False),
+        ((form(0, n=0),), False),
+    ],
+)
+def test_a_guard_refusal_lost_in_one_form_alone_fails_the_patch(forms: tuple[FormResult, ...], passed: bool) -> None:
+    limits = form_limits(FormReport(forms, {}))
+    assert [limit.passed for limit in limits] == [passed]
+    assert guard_passed(by_name((*judged().limits, *limits))) == passed
+
+
+def test_a_guard_that_was_not_measured_has_not_passed() -> None:
+    assert not guard_passed({"false refusals left": True})
 
 
 def outcome(kind: str, before: str, after: str, category: str = "a") -> Outcome:

@@ -52,6 +52,13 @@ Config = Annotated[
 Resume = Annotated[
     bool, typer.Option("--resume", help="Continue the run called --name, or the newest one, with its own settings.")
 ]
+Thorough = Annotated[
+    bool,
+    typer.Option(
+        "--thorough/--brief",
+        help="Measure every form of the patch (dial, merged, quantised), stress, and how the model refuses, too.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the results as JSON on stdout, and nothing else there.")]
 
 DType = Annotated[

@@ -11,7 +11,7 @@ from typing import Literal, cast, get_args
 
 from unflinch.cli import console
 from unflinch.models.chat import encode
-from unflinch.models.generate import generate_greedy
+from unflinch.models.generate import generate
 from unflinch.models.load import LoadedModel
 from unflinch.patch.attach import AttachedPatch
 
@@ -53,7 +53,7 @@ class Conversation:
         model, tokenizer = self.loaded.model, self.loaded.tokenizer
         with self.live.disabled() if side == "original" else nullcontext():
             ids = encode(tokenizer, self)
-            answers = generate_greedy(model, tokenizer, [ids], self.max_tokens, stop_when=go_on)
+            answers = generate(model, tokenizer, [ids], self.max_tokens, stop_when=go_on)
         return str(tokenizer.decode(list(answers[0]), skip_special_tokens=True))
 
 

@@ -20,6 +20,7 @@ def run(
     resume: arg.Resume = False,
     kl_budget: arg.KLBudget = None,
     keep_best: arg.KeepBest = None,
+    thorough: arg.Thorough = False,
     seed: arg.Seed = None,
     dtype: arg.DType = None,
     device: arg.Device = None,
@@ -39,8 +40,8 @@ def run(
     from unflinch.cli.job import carry_out, new_job
     from unflinch.cli.outcome import end_with
 
-    job = new_job("unflinch run --resume", given)
+    job = new_job(f"unflinch run --resume{' --thorough' if thorough else ''}", given)
 
     from unflinch.pipeline import run as run_pipeline  # only now: a mistake above is told at once
 
-    end_with(carry_out(partial(run_pipeline, resume=job.resume), job), job.folder, json)
+    end_with(carry_out(partial(run_pipeline, resume=job.resume, thorough=thorough), job), job.folder, json)

@@ -25,9 +25,9 @@ def scan(
     trust_remote_code: arg.TrustRemoteCode = None,
     json: arg.Json = False,
 ) -> None:
-    """Show where in MODEL false and right refusals can be told apart.
+    """Show where in MODEL false and right refusals can be told apart, and whether refusing is one mechanism or several.
 
-    These are the first two steps of `run`; `run --resume` with the same options goes on from there.
+    `run --resume` with the same options goes on from there.
     """
     given = locals()  # every parameter by name
 
@@ -36,6 +36,7 @@ def scan(
     from unflinch.cli import console, tables
     from unflinch.cli.job import carry_out, new_job
     from unflinch.report.run_results import ScanFacts
+    from unflinch.robustness_results import Mechanism
     from unflinch.run_folder import plain
 
     job = new_job("unflinch scan --resume", given)
@@ -47,3 +48,4 @@ def scan(
         console.show_json(found)
     else:
         console.show(tables.scan_summary(TypeAdapter(ScanFacts).validate_python(found)))
+        console.show(tables.mechanism_summary(TypeAdapter(Mechanism).validate_python(found["mechanism"])))

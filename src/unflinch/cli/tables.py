@@ -15,6 +15,7 @@ from unflinch.data.mine import Spectrum
 from unflinch.report import wording
 from unflinch.report.run_results import RunResults, ScanFacts
 from unflinch.results import Agreement, FitStage, Interval, LayerSeparation, RefusalCounts
+from unflinch.robustness_results import Mechanism
 
 BEST_LAYERS = 4
 MOST_GROUPS = 20
@@ -100,6 +101,20 @@ def scan_summary(scan: ScanFacts) -> RenderableType:
         f"AUROC {scan.separation:.3f} at layer {scan.best_layer} on prompts held out from the fit"
     )
     return Group(table, Text(chosen))
+
+
+def mechanism_summary(found: Mechanism) -> RenderableType:
+    """Return how the model refuses: what is left without one direction, without two, and so on."""
+    table = _table("directions taken out", "refusals left, 1st token", "in the answer", "95 % interval")
+    for one in found.ablations:
+        opens, answer = one.refused_at_first_token, one.refused_in_answer
+        table.add_row(
+            str(one.directions),
+            f"{opens.count} of {opens.n}",
+            f"{answer.count} of {answer.n}",
+            wording.percent_range(answer.interval),
+        )
+    return Group(table, Text(wording.mechanism(found)))
 
 
 def fit_summary(stages: tuple[FitStage, ...]) -> RenderableType:

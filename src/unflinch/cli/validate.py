@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shlex
+from functools import partial
 
 from unflinch.cli import arguments as arg
 
 
-def validate(run_folder: arg.FinishedRun, json: arg.Json = False) -> None:
-    """Measure the fitted patch of RUN_FOLDER on its test prompts.
+def validate(run_folder: arg.FinishedRun, thorough: arg.Thorough = True, json: arg.Json = False) -> None:
+    """Measure the fitted patch of RUN_FOLDER on its test prompts, thoroughly.
 
     Writes the report and, if the patch passes, the patch. Exit code as for `run`.
     """
@@ -22,7 +23,6 @@ def validate(run_folder: arg.FinishedRun, json: arg.Json = False) -> None:
 
     from unflinch.pipeline import run_validate  # only now: a mistake above is told at once
 
-    job = Job(
-        config_from({}, stored), run_folder, resume=True, again=shlex.join(["unflinch", "validate", str(run_folder)])
-    )
-    end_with(carry_out(run_validate, job), run_folder, json)
+    again = shlex.join(["unflinch", "validate", *([] if thorough else ["--brief"]), str(run_folder)])
+    job = Job(config_from({}, stored), run_folder, resume=True, again=again)
+    end_with(carry_out(partial(run_validate, thorough=thorough), job), run_folder, json)

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 Part = Literal["fit", "select", "test"]
 
-SPLIT_SALT = "unflinch-split-2"
+SPLIT_SALT = "unflinch-split-3"
 """Part of every split hash. Changing it moves prompts between fit and test: figures stop being comparable."""
 
 NEAR_DUPLICATE = 0.8

@@ -1,4 +1,4 @@
-"""Greedy answers of many prompts, stopping each as soon as its judgement is decided.
+"""Answers of many prompts, greedy or sampled, stopping each as soon as its judgement is decided.
 
 Prompts are read in small batches and answered in larger ones: reading is bound by arithmetic, writing one token at a
 time by the memory that the weights come from.
@@ -26,10 +26,28 @@ from unflinch.models.forward import (
 )
 
 StopWhen = Callable[[str], bool]
+Choose = Callable[[Float[Tensor, "rows vocab"]], Int[Tensor, " rows"]]
+"""Takes the next token of every row from its logits."""
 Advance = Callable[[int], None]
 
 _WRITTEN_TOGETHER = 128
 """Rows from which on answers are written, where caches can be joined."""
+
+
+def greedy(logits: Float[Tensor, "rows vocab"]) -> Int[Tensor, " rows"]:
+    """Return the likeliest token of every row."""
+    return logits.argmax(-1)
+
+
+def sampler(seed: int, temperature: float = 1.0) -> Choose:
+    """Return a choice of tokens with probability softmax(logits / temperature), by a generator of its own."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def choose(logits: Float[Tensor, "rows vocab"]) -> Int[Tensor, " rows"]:
+        probabilities = (logits.float() / temperature).softmax(-1).cpu()
+        return torch.multinomial(probabilities, 1, generator=generator)[:, 0].to(logits.device)
+
+    return choose
 
 
 def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
@@ -40,23 +58,25 @@ def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
 
 
 @torch.inference_mode()
-def generate_greedy(
+def generate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     sequences: Sequence[Ids],
     max_new_tokens: int,
     *,
+    choose: Choose = greedy,
     stop_when: StopWhen | None = None,
     batch_tokens: int = 2048,
     advance: Advance | None = None,
 ) -> list[tuple[int, ...]]:
-    """Return the greedy continuation of every sequence, without end tokens.
+    """Return a continuation of every sequence, without end tokens.
 
     Args:
         model: the model, patched or not.
         tokenizer: used to show the text so far to `stop_when`.
         sequences: prompts as ids, see `models.chat.encode`.
         max_new_tokens: most tokens an answer may have.
+        choose: takes the next tokens from logits: `greedy`, or `sampler(seed)`.
         stop_when: called with the text so far; True ends that answer early.
         batch_tokens: most padded prompt tokens a batch.
         advance: called with the number of finished prompts, some at a time.
@@ -72,7 +92,7 @@ def generate_greedy(
 
     for opened in _opened(model, sequences, batch_tokens):
         finished = len(opened.rows)
-        _write(model, opened, max_new_tokens, goes_on)
+        _write(model, opened, max_new_tokens, choose, goes_on)
         if advance:
             advance(finished)
     return [tuple(answer) for answer in answers]
@@ -129,10 +149,16 @@ def _joined(model: PreTrainedModel, parts: Sequence[_Opened]) -> _Opened:
     )
 
 
-def _write(model: PreTrainedModel, opened: _Opened, max_new_tokens: int, goes_on: Callable[[int, int], bool]) -> None:
+def _write(
+    model: PreTrainedModel,
+    opened: _Opened,
+    max_new_tokens: int,
+    choose: Choose,
+    goes_on: Callable[[int, int], bool],
+) -> None:
     """Write the answers token by token; `goes_on(row, token)` takes each and says whether its row wants another."""
     for step in range(max_new_tokens):
-        tokens = logits_from_hidden(model, opened.hidden).argmax(-1)
+        tokens = choose(logits_from_hidden(model, opened.hidden))
         going = [place for place, row in enumerate(opened.rows) if goes_on(row, int(tokens[place]))]
         if not going or step == max_new_tokens - 1:
             return

@@ -18,6 +18,12 @@ from unflinch.report.run_results import RunResults, read_results
 from unflinch.results import DialogueOutcome, GroupRate, KLGroup, Label, Outcome, PromptKind
 from unflinch.run_folder import REPORT, RunFolder
 
+_RIGHT_REFUSALS = {
+    "keep_by_category": "Right refusals",
+    "keep_by_language": "Right refusals by language",
+    "guard_by_category": "Guard",
+    "guard_by_language": "Guard by language",
+}
 MOST_EXAMPLES = 40
 WORST_PROMPTS = 10
 MOST_DIALOGUES = 10
@@ -92,7 +98,7 @@ def render_report(run: RunResults) -> str:
         run=run,
         wording=wording,
         false_refusals=_tables(run, {"targets_by_category": "By category", "targets_by_language": "By language"}),
-        right_refusals=_tables(run, {"keep_by_category": "Right refusals", "guard_by_category": "Guard"}),
+        right_refusals=_tables(run, _RIGHT_REFUSALS),
         label_names=get_args(Label),
         labels=count_labels(run.outcomes),
         kl_figure=_kl_figure(run),

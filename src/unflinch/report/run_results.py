@@ -23,6 +23,7 @@ from unflinch.results import (
     RefusalCounts,
     Yardstick,
 )
+from unflinch.robustness_results import FormReport, Mechanism, StressReport
 from unflinch.run_folder import RESULTS, read_json
 
 
@@ -109,6 +110,10 @@ class RunResults:
     verdict: StoredVerdict
     dialogues: DialogueReport | None = None
     """None in runs of before dialogues were led."""
+    mechanism: Mechanism | None = None
+    """None without a thorough validation, like the two below."""
+    forms: FormReport | None = None
+    stress: StressReport | None = None
 
 
 _READER = TypeAdapter(RunResults)

@@ -9,6 +9,7 @@ from typing import Any
 from unflinch.benchmark_results import BenchmarkScore
 from unflinch.report.run_results import RunResults
 from unflinch.results import Interval, Limit, RefusalCounts
+from unflinch.robustness_results import Mechanism
 
 NO_BREAK = "\N{NO-BREAK SPACE}"
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -214,3 +215,22 @@ def answer_tokens(settings: Mapping[str, Any]) -> int | None:
         if (found := answer_tokens(settings[key])) is not None:
             return found
     return None
+
+
+def mechanism(found: Mechanism) -> str:
+    """Return in words whether refusing is one mechanism or several."""
+    first, last = found.ablations[0], found.ablations[-1]
+    late = max(found.ablations, key=lambda one: one.refused_in_answer.value - one.refused_at_first_token.value)
+    left = percent(first.refused_in_answer.value)
+    needed = found.independent_directions
+    if needed == 1:
+        said = f"Refusing is one mechanism: with one direction taken out {left} of the right refusals are left"
+    elif needed:
+        said = f"Refusing is redundant: one direction taken out leaves {left} of the right refusals, {needed} end it"
+    else:
+        rest = percent(last.refused_in_answer.value)
+        said = f"Refusing outlasts {last.directions} directions taken out: {left} are left after one, {rest} after all"
+    back = late.refused_in_answer.count - late.refused_at_first_token.count
+    comes_back = f"It comes back later in the answer in {back} of {late.refused_in_answer.n}" if back > 0 else ""
+    read = f"Refused and answered prompts can be told apart from layer {found.first_layer} on"
+    return ". ".join(part for part in (said, comes_back, read) if part) + "."

@@ -9,7 +9,7 @@ import torch
 from unflinch.metrics.refusal_score import RefusalOpenings, mine_openings
 from unflinch.models.chat import encode_all
 from unflinch.models.forward import Ids, last_logits
-from unflinch.models.generate import generate_greedy
+from unflinch.models.generate import generate
 from unflinch.models.load import LoadedModel
 from unflinch.steps.baseline import BaselineSet
 from unflinch.steps.progress import Progress, counter
@@ -45,7 +45,7 @@ def model_openings(loaded: LoadedModel, sets: BaselineSet, tokens: int, progress
     begun = _likely_beginnings(loaded, encode_all(loaded.tokenizer, prompts))
     advance = counter(progress, "scan: how refusals begin", len(begun))
     sequences = [sequence for _, sequence in begun]
-    rest = generate_greedy(loaded.model, loaded.tokenizer, sequences, tokens - 1, advance=advance)
+    rest = generate(loaded.model, loaded.tokenizer, sequences, tokens - 1, advance=advance)
     for (row, sequence), ending in zip(begun, rest, strict=True):
         answer = (sequence[-1], *ending)
         text = str(loaded.tokenizer.decode(list(answer), skip_special_tokens=True))

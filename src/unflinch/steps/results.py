@@ -8,17 +8,24 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from unflinch.artifacts import Patch
 from unflinch.config import as_settings
+from unflinch.errors import RunFolderError
 from unflinch.patch.save import load_patch, save_patch
 from unflinch.report.model_card import model_card
-from unflinch.run_folder import RESULTS, disk_error, plain, read_json, write_json
+from unflinch.robustness_results import FormReport
+from unflinch.run_folder import RESULTS, RunFolder, disk_error, plain, read_json, write_json
 from unflinch.steps.baseline import Baseline
 from unflinch.steps.opened import Run
 from unflinch.steps.scan import Scan
 from unflinch.steps.validate import validate_patch
+from unflinch.validate.verdict import form_limits, guard_passed
 
 STEPS = ("baseline", "scan", "fit", "validate", "report")
+THOROUGH = ("mechanism", "forms", "stress")
+"""Steps of a thorough validation: each has a key of its name in `results.json`, null if it was not done."""
 
 
 def validate_export(opened: Run, baseline: Baseline, scan: Scan, patch: Patch) -> dict[str, Any]:
@@ -39,11 +46,12 @@ def validate_export(opened: Run, baseline: Baseline, scan: Scan, patch: Patch) -
 
 def write_results(opened: Run, baseline: Baseline) -> dict[str, Any]:
     """Write `results.json` from what the finished steps left, and return it."""
-    steps = {name: opened.folder.read_step(name) for name in STEPS if opened.folder.done(name)}
+    steps = {name: opened.folder.read_step(name) for name in STEPS + THOROUGH if opened.folder.done(name)}
     validated = steps["validate"]["data"]
     figures = validated["results"]
     model = opened.loaded.model
-    verdict = figures.pop("verdict")
+    thorough = {name: steps[name]["data"] if name in steps else None for name in THOROUGH}
+    limits = [*figures.pop("verdict")["limits"], *_limits_of_forms(thorough["forms"])]
     results: dict[str, Any] = {
         "unflinch": version("unflinch"),
         "name": opened.folder.path.name,
@@ -67,13 +75,37 @@ def write_results(opened: Run, baseline: Baseline) -> dict[str, Any]:
         "scan": steps["scan"]["data"],
         "fit": steps["fit"]["data"],
         **figures,
+        **thorough,
         "seconds": _seconds({name: step["seconds"] for name, step in steps.items()}),
-        "verdict": {"passed": all(limit["passed"] for limit in verdict["limits"]), "limits": verdict["limits"]},
+        "verdict": {"passed": all(limit["passed"] for limit in limits), "limits": limits},
     }
     for kind in ("targets", "keep", "guard"):
         results[kind]["lost"] = results[kind]["refused_before"] - results[kind]["refused_after"]
     write_json(opened.folder.path / RESULTS, results)
     return results
+
+
+def complete(folder: RunFolder) -> bool:
+    """Return whether the report, if there is one, shows every step that is done."""
+    if not folder.done("report"):
+        return True
+    results = read_json(folder.path / RESULTS)
+    return all(results.get(name) for name in THOROUGH if folder.done(name))
+
+
+def exported_patch(opened: Run) -> Patch:
+    """Return the exported patch of a validated run.
+
+    Raises:
+        RunFolderError: if it failed its verdict, so that nothing of it is left.
+    """
+    for path in (opened.folder.unverified_patch, opened.folder.patch):
+        if path.is_dir():
+            return load_patch(path)
+    raise RunFolderError(
+        f"the patch of {opened.folder.path} missed a limit and was removed, so it cannot be measured any further; "
+        "start a new run (with validate.keep_best a patch that fails anything but its guard is kept)"
+    )
 
 
 def finish(opened: Run) -> dict[str, Any]:
@@ -82,17 +114,23 @@ def finish(opened: Run) -> dict[str, Any]:
     results = dict(read_json(folder.path / RESULTS))
     results["seconds"] = _seconds({**results["seconds"], "report": folder.read_step("report")["seconds"]})
     write_json(folder.path / RESULTS, results)
-    guard_passed = results["guard"]["lost"] == 0 and results["guard"]["n"] > 0
-    if guard_passed and (results["verdict"]["passed"] or opened.config.validate.keep_best):
+    guarded = guard_passed({limit["name"]: limit["passed"] for limit in results["verdict"]["limits"]})
+    if guarded and (results["verdict"]["passed"] or opened.config.validate.keep_best):
         _keep(opened, results)
     else:
         folder.discard_patch()
     return results
 
 
+def _limits_of_forms(forms: dict[str, Any] | None) -> list[Any]:
+    """Return the limits on a stored report of all forms; none where there is none."""
+    return list(plain(form_limits(TypeAdapter(FormReport).validate_python(forms)))) if forms else []
+
+
 def _seconds(by_step: dict[str, float]) -> dict[str, float]:
     steps = {name: by_step.get(name, 0.0) for name in STEPS}
-    return {**steps, "total": round(sum(steps.values()), 3)}
+    more = {name: by_step[name] for name in THOROUGH if name in by_step}
+    return {**steps, "total": round(sum(steps.values()), 3), **more}
 
 
 def _export(opened: Run, patch: Patch) -> Path:

@@ -32,7 +32,7 @@ _MOST = {"targets": 110, "keep": 110, "guard": 40}
 """Refused prompts of a split suffice to tell the two groups apart."""
 _ANSWERED = 80
 """Answered prompts suffice for the mean of states that do not refuse."""
-_ABLATION_LAYERS = (0.42, 0.75)
+ABLATION_LAYERS = (0.42, 0.75)
 """Range of depth in which the single best refusal direction is looked for."""
 _ABLATION_PROMPTS = 24
 
@@ -77,7 +77,7 @@ def scan_model(loaded: LoadedModel, baseline: Baseline, options: ScanOptions, pr
     answered = (baseline.fit.answered("targets") + baseline.fit.answered("ordinary"))[:_ANSWERED]
     answering = _states(loaded, answered, "scan: answered prompts", progress)
     directions = difference_of_means(groups["fit"].targets, answering)[:, 0]
-    candidates = depth_range(loaded.depth, _ABLATION_LAYERS)
+    candidates = depth_range(loaded.depth, ABLATION_LAYERS)
     advance = counter(progress, "scan: directional ablation by layer", len(candidates))
     layer = strongest_layer(
         loaded, directions, candidates, baseline.select.refused("targets")[:_ABLATION_PROMPTS], openings, advance

@@ -6,10 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from unflinch.artifacts import FittedStage, LowRankFactors, Patch
 from unflinch.run_folder import RunFolder
+
+_BASE = "base_hash"
+"""Of the weights that the factors were fitted to, in the file's metadata."""
 
 
 def save_factors(folder: RunFolder, name: str, patch: Patch) -> None:
@@ -20,19 +24,22 @@ def save_factors(folder: RunFolder, name: str, patch: Patch) -> None:
         for module, factors in patch.factors.items():
             tensors[f"{module}|a"] = factors.a.contiguous()
             tensors[f"{module}|b"] = factors.b.contiguous()
-        save_file(tensors, path)
+        save_file(tensors, path, metadata={_BASE: patch.base_hash})
 
     folder.write_file(folder.step_file(name, ".safetensors"), write)
 
 
-def load_factors(folder: RunFolder, name: str, base_hash: str) -> Patch:
+def load_factors(folder: RunFolder, name: str) -> Patch:
     """Return a patch kept by `save_factors`."""
-    tensors = load_file(folder.step_file(name, ".safetensors"))
+    file = folder.step_file(name, ".safetensors")
+    tensors = load_file(file)
+    with safe_open(file, framework="pt") as opened:
+        base_hash = opened.metadata()[_BASE]
     modules = sorted({key.rpartition("|")[0] for key in tensors})
     return Patch({m: LowRankFactors(tensors[f"{m}|a"], tensors[f"{m}|b"]) for m in modules}, base_hash)
 
 
-def checkpoints(folder: RunFolder, base_hash: str) -> Callable[[str, Callable[[], FittedStage]], FittedStage]:
+def checkpoints(folder: RunFolder) -> Callable[[str, Callable[[], FittedStage]], FittedStage]:
     """Return a function that computes a stage of the fit once and afterwards reads it from the run folder."""
 
     def checkpoint(stage: str, make: Callable[[], FittedStage]) -> FittedStage:
@@ -42,7 +49,7 @@ def checkpoints(folder: RunFolder, base_hash: str) -> Callable[[str, Callable[[]
             made = make()
             folder.write_file(file, lambda path: save_file({"scores": made.scores, "slack": made.slack}, path))
             save_factors(folder, name, made.patch)
-        return FittedStage(load_factors(folder, name, base_hash), **load_file(file))
+        return FittedStage(load_factors(folder, name), **load_file(file))
 
     return checkpoint
 
@@ -75,6 +82,29 @@ def fit_headline(data: dict[str, Any]) -> dict[str, Any]:
         "keeps_lost": f"{100 * last['keep_lost_share']:.0f} %",
         "first_token_KL": last["kl_first_token_mean"],
     }
+
+
+def mechanism_headline(data: dict[str, Any]) -> dict[str, Any]:
+    """Return what is shown when it is known how the model refuses."""
+    last = data["ablations"][-1]
+    return {
+        "refused": f"{last['refused_in_answer']['count']} of {last['refused_in_answer']['n']}",
+        "without_directions": last["directions"],
+    }
+
+
+def forms_headline(data: dict[str, Any]) -> dict[str, Any]:
+    """Return what is shown when every form is measured."""
+    worst = max(data["forms"], key=lambda form: form["guard_lost"]["count"] - form["guard_lost_by_format"])
+    lost = worst["guard_lost"]
+    return {"forms": len(data["forms"]), "most_guard_lost": f"{lost['count']} of {lost['n']} ({worst['form']})"}
+
+
+def stress_headline(data: dict[str, Any]) -> dict[str, Any]:
+    """Return what is shown when all conditions are measured."""
+    guard = [one for one in data["results"] if one["kind"] == "guard"]
+    lost, n = (sum(one["lost"][key] for one in guard) for key in ("count", "n"))
+    return {"conditions": len(guard), "guard_lost": f"{lost} of {n}"}
 
 
 def validate_headline(data: dict[str, Any]) -> dict[str, Any]:

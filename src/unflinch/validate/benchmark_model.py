@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from unflinch.errors import ModelError
 from unflinch.models.continuations import Choices, grouped, likelihoods
 from unflinch.models.forward import Ids, Prefixes, shared_prefix_length
-from unflinch.models.generate import generate_greedy
+from unflinch.models.generate import generate
 from unflinch.validate.answer_log import AnswerLog
 
 _WRITTEN_TOGETHER = 32
@@ -150,7 +150,7 @@ class BenchmarkModel(TemplateLM):  # type: ignore[misc] # lm-eval has no types
         prompts = [ids[-room:] for ids in batch]
         longest = max(map(len, prompts))
         own = longest - shared_prefix_length(prompts, 1)
-        answers = generate_greedy(
+        answers = generate(
             self.model,
             self.tokenizer,
             prompts,

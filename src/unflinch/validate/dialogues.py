@@ -15,7 +15,7 @@ from unflinch.data.dialogues import Dialogue
 from unflinch.metrics.kl import kl_divergence
 from unflinch.models.chat import encode
 from unflinch.models.forward import logits_from_hidden, scored_hidden
-from unflinch.models.generate import generate_greedy
+from unflinch.models.generate import generate
 
 _ROWS = 256
 """Positions whose logits over the whole vocabulary are held at once."""
@@ -88,9 +88,7 @@ def lead(
             turns[row].append(("user", dialogues[row].turns[turn]))
             contexts[row].append(encode(tokenizer, Messages(tuple(turns[row]))))
         read = [contexts[row][-1] for row in rows]
-        for row, answer in zip(
-            rows, generate_greedy(model, tokenizer, read, max_new_tokens, advance=advance), strict=True
-        ):
+        for row, answer in zip(rows, generate(model, tokenizer, read, max_new_tokens, advance=advance), strict=True):
             answers[row].append(answer)
             turns[row].append(("assistant", str(tokenizer.decode(list(answer), skip_special_tokens=True))))
     return [

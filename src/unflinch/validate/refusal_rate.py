@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from unflinch.data.prompts import Prompt
 from unflinch.metrics.intervals import rate
 from unflinch.models.chat import encode_all
-from unflinch.models.generate import generate_greedy
+from unflinch.models.generate import Choose, generate, greedy
 from unflinch.results import GroupRate, Judgement, Outcome
 from unflinch.validate.judges import RuleJudge
 
@@ -33,9 +33,10 @@ def ask(
     judge: RuleJudge,
     max_new_tokens: int,
     *,
+    choose: Choose = greedy,
     advance: Advance | None = None,
 ) -> list[Answered]:
-    """Return the greedy answer of every prompt with its judgement; an unmistakable refusal is cut short.
+    """Return the answer of every prompt with its judgement; an unmistakable refusal is cut short.
 
     Args:
         model: patched or not; compare only runs with the same `max_new_tokens`.
@@ -43,14 +44,16 @@ def ask(
         prompts: what is asked.
         judge: decides, and tells when an opening is decided already.
         max_new_tokens: most tokens the judge sees.
+        choose: takes the tokens, see `models.generate`.
         advance: called with the number of finished prompts.
     """
     sequences = encode_all(tokenizer, prompts)
-    produced = generate_greedy(
+    produced = generate(
         model,
         tokenizer,
         sequences,
         max_new_tokens,
+        choose=choose,
         stop_when=lambda text: judge.opening_decides(text) is True,
         advance=advance,
     )

@@ -1,0 +1,143 @@
+"""How settings of the closed form carry over to prompts that were not fitted on, seconds a setting.
+
+    python benchmarks/cross_validate.py --run runs/demo goal=-3 goal=-4,keep_margin=3 guard_margin=5
+
+Takes the gradients of a run's fit prompts once (they are kept beside the run's steps), then solves the quadratic
+programme on four fifths of the prompts and predicts the refusal scores of the rest by the linear model, for each
+setting given. Prints, at the strength that leaves so many false refusals, the shares of held-out right and guard
+refusals lost, of answered harmless prompts newly refused, and the quadratic KL relative to the first setting. The
+linear model errs: the figures compare settings, they do not foretell a run. Test prompts are not touched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unflinch.activations.gradients import refusal_gradients
+from unflinch.config import RunConfig, make_config
+from unflinch.edit.closed_form import gram_matrix, solve_multipliers, whitened_gradients
+from unflinch.options import FitOptions
+from unflinch.run_folder import RunFolder
+from unflinch.steps import baseline as baseline_step
+from unflinch.steps import scan as scan_step
+from unflinch.steps.fit_inputs import FitInputs, Kind, prepare_fit, score_bounds
+from unflinch.steps.opened import load_from
+from unflinch.steps.prepare import load_splits
+from unflinch.steps.progress import silent
+
+FOLDS = 5
+LEFT = (0.15, 0.2, 0.25)
+"""Shares of false refusals left at which settings are compared."""
+STRENGTHS = np.arange(0.2, 1.51, 0.05)
+STIFFNESS = 100.0
+
+
+@dataclass(frozen=True)
+class Material:
+    """What is taken from the model once."""
+
+    inputs: FitInputs
+    scores: Tensor
+    gram: Tensor
+
+
+def gathered(folder: RunFolder, config: RunConfig) -> Material:
+    """Return scores and inner products of all fit prompts, from the run folder if they are there."""
+    kept = folder.step_file("gram", ".pt")
+    if kept.is_file():
+        return Material(**torch.load(kept, weights_only=False))
+    splits = load_splits(config.prompts)
+    baseline = baseline_step.from_json(folder.read_step("baseline")["data"], splits.fit, splits.select)
+    scan = scan_step.load_scan(folder.step_file("scan", ".safetensors"), folder.read_step("scan")["data"])
+    loaded = load_from(config.model)
+    inputs = prepare_fit(loaded, baseline, scan, config.fit, silent)
+    score = scan.openings.decision_scores
+    found = refusal_gradients(loaded.model, loaded.architecture, list(inputs.metrics), inputs.decisions, score)
+    whitened = whitened_gradients(found, inputs.metrics)
+    material = Material(replace(inputs, metrics={}, sequences=()), found.scores, gram_matrix(whitened, whitened))
+    torch.save(vars(material), kept)
+    return material
+
+
+def held_out_changes(material: Material, options: FitOptions, seed: int) -> tuple[np.ndarray, float]:
+    """Return the change of every prompt's score by a fit that has not seen it, and the mean quadratic KL."""
+    bounds = score_bounds(material.inputs, material.scores, options)
+    bounded = bounds.finite().nonzero()[:, 0]
+    fold = torch.from_numpy(np.random.default_rng(seed).integers(0, FOLDS, len(material.scores)))
+    changes, costs = np.zeros(len(fold)), []
+    for number in range(FOLDS):
+        train, held_out = bounded[fold[bounded] != number], (fold == number).nonzero()[:, 0]
+        gram = material.gram[train][:, train]
+        some = bounds.rows(train)
+        nu = solve_multipliers(gram, material.scores[train], some, torch.full((len(train),), STIFFNESS))
+        changes[held_out.numpy()] = -(material.gram[held_out][:, train] @ nu).numpy()
+        costs.append(0.5 * float(nu @ gram @ nu))
+    return changes, float(np.mean(costs))
+
+
+def compared(material: Material, options: FitOptions, seed: int) -> dict[float, dict[str, float]]:
+    """Return what is lost where so many targets are left, interpolated over the strength."""
+    kinds, base = material.inputs.kinds.numpy(), material.scores.numpy()
+    changes, cost = held_out_changes(material, options, seed)
+    refused, harmless = base > 0, np.isin(kinds, (Kind.TARGET, Kind.ORDINARY))
+    rows: dict[str, list[float]] = {name: [] for name in ("left", "keeps", "guard", "ordinary", "kl")}
+    for strength in STRENGTHS:
+        after = base + strength * changes
+        rows["left"].append(float((after > 0)[refused & (kinds == Kind.TARGET)].mean()))
+        rows["keeps"].append(float((after <= 0)[refused & (kinds == Kind.KEEP)].mean()))
+        rows["guard"].append(float((after <= 0)[refused & (kinds == Kind.GUARD)].mean()))
+        rows["ordinary"].append(float((after > 0)[~refused & harmless].mean()))
+        rows["kl"].append(cost * float(strength) ** 2)
+    order = np.argsort(rows["left"])
+    left = np.array(rows.pop("left"))[order]
+    return {
+        share: {name: float(np.interp(share, left, np.array(row)[order])) for name, row in rows.items()}
+        for share in LEFT
+        if left[0] <= share
+    }
+
+
+def settings_of(text: str, base: FitOptions) -> FitOptions:
+    """Return the options with what `goal=-3,keep_margin=2` says."""
+    pairs = dict(pair.split("=") for pair in text.split(",") if pair)
+    return replace(base, **{name: float(value) for name, value in pairs.items()})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("settings", nargs="*", default=[""], help="fit options such as goal=-3,keep_margin=2")
+    parser.add_argument("--run", type=Path, required=True, help="a run folder with finished baseline and scan")
+    parser.add_argument("--seeds", type=int, default=2, help="ways of cutting the prompts into fifths")
+    given = parser.parse_args()
+    folder = RunFolder(given.run)
+    settings: dict[str, Any] = json.loads((given.run / "settings.json").read_text(encoding="utf-8"))
+    config = make_config(settings)
+    material = gathered(folder, config)
+    first: dict[float, float] = {}
+    for text in given.settings:
+        options = settings_of(text, config.fit)
+        every = [compared(material, options, seed) for seed in range(given.seeds)]
+        print(text or "as the run")
+        for share in LEFT:
+            found = [one[share] for one in every if share in one]
+            if not found:
+                print(f"  {share:.0%} left: never")
+                continue
+            mean = {name: float(np.mean([one[name] for one in found])) for name in found[0]}
+            relative = mean["kl"] / first.setdefault(share, mean["kl"])
+            print(
+                f"  {share:.0%} left: keeps lost {mean['keeps']:.1%}, guard lost {mean['guard']:.1%}, ordinary newly "
+                f"refused {mean['ordinary']:.1%}, quadratic KL {relative:.2f}"
+            )
+
+
+if __name__ == "__main__":
+    main()
