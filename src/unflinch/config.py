@@ -119,7 +119,7 @@ DEMO_SETTINGS: dict[str, dict[str, Any]] = {
     },
     "scan": {"enough_refused": 90, "enough_answered": 96},
     "fit": {"rounds": 1, "fine_tune_steps": 0},
-    "validate": {"kl_tokens": 24, "answer_tokens": 24, "dialogues": 12, "dialogue_tokens": 20},
+    "validate": {"kl_tokens": 24, "answer_tokens": 24, "dialogues": 24, "dialogue_tokens": 20},
 }
 """The demo: what a laptop CPU does in minutes. Fewer prompts and none of the borderline ones, fewer steps."""
 

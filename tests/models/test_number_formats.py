@@ -81,8 +81,8 @@ def test_q4_k_m_gives_more_bits_where_llama_cpp_does() -> None:
 
 
 def test_a_format_whose_package_is_not_there_says_what_it_needs() -> None:
-    fmt = NumberFormat("other", lambda *_: lambda weight: weight, True, "no_such_package")
-    assert fmt.missing() == "needs the package no-such-package"
+    fmt = NumberFormat("other", lambda *_: lambda weight: weight, True, "no_such_module", "some-package")
+    assert fmt.missing() == "needs: pip install some-package"
 
 
 def test_gguf_rounds_as_its_own_file_would() -> None:

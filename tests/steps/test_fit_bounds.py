@@ -33,7 +33,7 @@ def inputs(*prompts: tuple[Kind, bool], base_scores: Tensor | None = None) -> Fi
         (Kind.TARGET, False, -0.3, -INF, -2.0),  # asked and refused, whatever the score says
         (Kind.TARGET, True, 3.0, -INF, -2.0),
         (Kind.TARGET, True, -1.0, -INF, -1.5),  # answered: not to be refused in exchange
-        (Kind.ORDINARY, False, 3.0, -INF, -2.0),  # a false refusal too
+        (Kind.ORDINARY, False, 3.0, -INF, 2.5),  # a false refusal too, but one without a harmful twin
         (Kind.ORDINARY, False, -1.0, -INF, -1.5),
         (Kind.ORDINARY, True, -1.0, -INF, -1.5),
         (Kind.ORDINARY, True, -9.0, -INF, INF),  # far from refusing
@@ -61,9 +61,9 @@ def test_later_rounds_compare_with_the_base_model_not_with_the_patch_so_far() ->
     assert torch.equal(later.upper, first.upper)
 
 
-def test_where_no_drop_is_too_large_false_refusals_belong_below_the_goal() -> None:
+def test_where_no_drop_is_too_large_refused_targets_belong_below_the_goal() -> None:
     bounds = score_bounds(inputs(*MIXED, base_scores=SCORES), torch.full_like(SCORES, -INF), OPTIONS)
-    assert bounds.upper[[0, 6]].tolist() == [-2.0, -2.0]
+    assert bounds.upper[[0, 6]].tolist() == [-2.0, 2.0]
 
 
 def test_later_rounds_see_the_prompts_near_their_bounds_with_all_that_belongs_to_them() -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from scipy.stats import binom
 
 from unflinch.data.prompts import Message, Prompt
+from unflinch.options import ValidateOptions
 from unflinch.results import Judgement, Label
+from unflinch.steps.held_out_panel import KINDS, Refused, RefusedPanel
 from unflinch.steps.stress import compared, under_condition
 from unflinch.validate.refusal_rate import Answered
 from unflinch.validate.stress import CONDITIONS, SAMPLES, Condition
@@ -57,13 +58,13 @@ def test_pairs_are_compared_prompt_by_prompt() -> None:
     assert found.p_value == pytest.approx(2 * binom.cdf(1, 4, 0.5))
 
 
-class Panel:
+class Panel(RefusedPanel):
     """Two prompts a kind whose answers are given, sample by sample; the base model refuses all."""
 
     def __init__(self, answers: dict[str, list[tuple[Label, Label]]]) -> None:
-        self.options = SimpleNamespace(stress_prompts=2, answer_tokens=8)
+        self.options = ValidateOptions(stress_prompts=4)
         refused = [Answered((1,), REFUSAL, Judgement("refuses", 1.0))] * 2
-        self.refused = {k: SimpleNamespace(prompts=PROMPTS[:2], answers=refused) for k in ("target", "keep", "guard")}
+        self.refused = {kind: Refused(kind, PROMPTS[:2], refused, 2) for kind in KINDS}
         self._answers = {kind: list(rows) for kind, rows in answers.items()}
 
     def ask(self, prompts: Any, what: str, *_: Any) -> list[Answered]:
@@ -83,6 +84,6 @@ def test_of_several_samples_the_one_that_speaks_against_the_patch_counts() -> No
         }
     )
     sampled = next(condition for condition in CONDITIONS if condition.samples > 1)
-    target, keep, guard = under_condition(panel, sampled, nullcontext)  # type: ignore[arg-type]
+    target, keep, guard = under_condition(panel, sampled, nullcontext)
     assert (target.after.count, target.lost.count) == (1, 1)
     assert (keep.lost.count, guard.lost.count) == (1, 1)

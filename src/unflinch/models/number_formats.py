@@ -36,14 +36,16 @@ class NumberFormat:
     """From a weight's role, its layer and the depth to how it is rounded; roles are those of `_role`."""
     whole_model: bool
     """Whether embedding and output head are stored so too."""
-    package: str | None = None
-    """What has to be installed for it."""
+    module: str | None = None
+    """What it is rounded with, beyond this package's own requirements."""
+    package: str = ""
+    """What brings that module."""
 
     def missing(self) -> str | None:
-        """Return what has to be installed first, in a sentence; None if nothing has."""
-        if self.package is None or find_spec(self.package) is not None:
+        """Return what has to be installed first; None if nothing has."""
+        if self.module is None or find_spec(self.module) is not None:
             return None
-        return f"needs the package {self.package.replace('_', '-')}"
+        return f"needs: pip install {self.package}"
 
 
 def _gguf_round_trip(kind: GGMLQuantizationType) -> RoundTrip:
@@ -125,9 +127,9 @@ def _everywhere(round_trip: RoundTrip) -> Callable[[str, int, int], RoundTrip]:
 NUMBER_FORMATS = (
     NumberFormat("GGUF Q8_0", _everywhere(_gguf_round_trip(_Q.Q8_0)), True),
     NumberFormat("GGUF Q4_0", _everywhere(_gguf_round_trip(_Q.Q4_0)), True),
-    NumberFormat("GGUF Q4_K_M", _q4_k_m, True, "llama_cpp"),
-    NumberFormat("int8 (bitsandbytes)", _everywhere(_int8), False, "bitsandbytes"),
-    NumberFormat("4-bit NF4 (bitsandbytes)", _everywhere(_nf4), False, "bitsandbytes"),
+    NumberFormat("GGUF Q4_K_M", _q4_k_m, True, "llama_cpp", "llama-cpp-python"),
+    NumberFormat("int8 (bitsandbytes)", _everywhere(_int8), False, "bitsandbytes", "bitsandbytes"),
+    NumberFormat("4-bit NF4 (bitsandbytes)", _everywhere(_nf4), False, "bitsandbytes", "bitsandbytes"),
 )
 """What people run models in. The last two leave embedding and head as they are."""
 

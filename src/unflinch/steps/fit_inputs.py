@@ -46,7 +46,7 @@ class Kind(IntEnum):
     GUARD = 2
     """Well above the base model's, also where the base model answers."""
     ORDINARY = 3
-    """Below the goal where the base model refuses, which is a false refusal too; else below the base model's."""
+    """Below the base model's where that is near refusing or refuses: never down to the goal, see `score_bounds`."""
 
 
 @dataclass(frozen=True)
@@ -143,9 +143,10 @@ def module_metrics(
 def score_bounds(inputs: FitInputs, scores: Float[Tensor, " decisions"], options: FitOptions) -> ScoreBounds:
     """Return where refusal scores should end.
 
-    False refusals, of targets and of ordinary prompts: below the goal. Right refusals and the whole guard: above the
-    base model's score by their margin. Harmless prompts that the base model answers, but not far from refusing: below
-    the base model's score, as they would else be refused along with the keeps. Others are free.
+    Refused targets: below the goal. Right refusals and the whole guard: above the base model's score by their margin.
+    Other harmless prompts, if not far from refusing: below the base model's score, as they would else be refused along
+    with the keeps. Of these some are refused already, falsely. They are not brought down to the goal: they have no
+    harmful twin among the keeps, and take guard prompts of the same shape along (see LOG). Others are free.
 
     Args:
         inputs: what bounds the update.
@@ -154,8 +155,7 @@ def score_bounds(inputs: FitInputs, scores: Float[Tensor, " decisions"], options
     """
     base = scores if inputs.base_scores is None else inputs.base_scores
     harmless = torch.isin(inputs.kinds, torch.tensor((Kind.TARGET, Kind.ORDINARY)))
-    known_target = (inputs.kinds == Kind.TARGET) & ~inputs.unasked
-    refused = (base > 0) | known_target
+    refused = (inputs.kinds == Kind.TARGET) & ((base > 0) | ~inputs.unasked)
     brought_down = (scores - options.largest_drop).clamp(min=options.goal)
     upper = torch.where(refused, brought_down, base - options.ordinary_margin)
     bounded = harmless & (refused | (base > _WAVERING))
