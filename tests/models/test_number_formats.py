@@ -23,7 +23,7 @@ def by_name(name: str) -> NumberFormat:
 def test_rounding_errs_about_as_much_as_the_bits_allow(fmt: NumberFormat) -> None:
     torch.manual_seed(0)
     weight = torch.randn(64, 512)
-    error = (fmt.rounding("down_proj", 0, 8)(weight) - weight).square().mean().sqrt()
+    error = (fmt.rounding("q_proj", 0, 8)(weight) - weight).square().mean().sqrt()
     # A normal weight in 2^bits steps over +-3 deviations errs by 6 / 2^bits / sqrt(12) of them.
     expected = 6 / 2 ** BITS[fmt.name] / 12**0.5
     assert 0.3 * expected < error < 2.0 * expected

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from unflinch.metrics.intervals import rate
 from unflinch.report import wording
 from unflinch.results import Interval, Limit, RefusalCounts
+from unflinch.robustness_results import Ablation, Mechanism
 
 
 def plain(text: str) -> str:
@@ -90,3 +92,31 @@ def test_the_length_of_answers_is_found_in_the_validate_settings_first() -> None
     assert wording.answer_tokens({"baseline": {"max_new_tokens": 16}, "validate": {"max_new_tokens": 48}}) == 48
     assert wording.answer_tokens({"baseline": {"deep": {"max_new_tokens": 16}}, "validate": {}}) == 16
     assert wording.answer_tokens({"rank": 3}) is None
+
+
+def mechanism(*left: tuple[int, int]) -> Mechanism:
+    """How a model refuses of whose 20 right refusals so many are left, by first token and in the answer."""
+    ablations = [Ablation(i + 1, 14, rate(first, 20), rate(answer, 20)) for i, (first, answer) in enumerate(left)]
+    return Mechanism(7, (0.5, 0.9), rate(9, 10), rate(0, 10), rate(1, 10), tuple(ablations))
+
+
+@pytest.mark.parametrize(
+    ("left", "needed", "said"),
+    [
+        (((0, 1),), 1, "one mechanism"),
+        (((12, 12), (0, 0)), 2, "Refusing is redundant: one direction taken out leaves 60.0"),
+        (((12, 12), (6, 6), (5, 5), (4, 4)), None, "outlasts 4 directions"),
+    ],
+)
+def test_refusing_is_said_to_be_one_mechanism_or_several(
+    left: tuple[tuple[int, int], ...], needed: int | None, said: str
+) -> None:
+    found = mechanism(*left)
+    assert found.independent_directions == needed
+    assert said in wording.mechanism(found)
+    assert "layer 7" in wording.mechanism(found)
+
+
+def test_refusals_that_come_back_late_are_said() -> None:
+    assert "comes back later in the answer in 8 of 20" in wording.mechanism(mechanism((1, 9), (0, 1)))
+    assert "comes back" not in wording.mechanism(mechanism((2, 1)))

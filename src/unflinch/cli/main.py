@@ -70,6 +70,7 @@ def unflinch(
         # Read when these libraries are imported, which the commands do: their bars and warnings are not for the user.
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
         warnings.simplefilter("ignore")
 
 

@@ -25,9 +25,10 @@ def scan(
     trust_remote_code: arg.TrustRemoteCode = None,
     json: arg.Json = False,
 ) -> None:
-    """Show where in MODEL false and right refusals can be told apart, and whether refusing is one mechanism or several.
+    """Show how MODEL refuses, and where that can be told apart.
 
-    `run --resume` with the same options goes on from there.
+    Where false and right refusals part, and whether refusing is one mechanism or several. `run --resume` with the same
+    options goes on from there.
     """
     given = locals()  # every parameter by name
 

@@ -9,7 +9,7 @@ from unflinch.cli import arguments as arg
 
 
 def validate(run_folder: arg.FinishedRun, thorough: arg.Thorough = True, json: arg.Json = False) -> None:
-    """Measure the fitted patch of RUN_FOLDER on its test prompts, thoroughly.
+    """Measure the patch of RUN_FOLDER on test prompts in every way.
 
     Writes the report and, if the patch passes, the patch. Exit code as for `run`.
     """

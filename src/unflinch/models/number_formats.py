@@ -82,8 +82,7 @@ def _ggml() -> ctypes.CDLL:
     """Return llama.cpp's library as its Python package brings it."""
     spec = find_spec("llama_cpp")
     assert spec is not None and spec.origin is not None, "asked for only where it is installed"
-    (file,) = Path(spec.origin).parent.glob("lib/libggml-base.*")
-    library = ctypes.CDLL(str(file))
+    library = ctypes.CDLL(str(min(Path(spec.origin).parent.glob("lib/*ggml-base.*"))))
     quantise = library.ggml_quantize_chunk
     quantise.restype = ctypes.c_size_t
     pointer, whole = ctypes.c_void_p, ctypes.c_int64
