@@ -105,7 +105,7 @@ def scan_summary(scan: ScanFacts) -> RenderableType:
 
 def mechanism_summary(found: Mechanism) -> RenderableType:
     """Return how the model refuses: what is left without one direction, without two, and so on."""
-    table = _table("directions taken out", "refusals left, 1st token", "in the answer", "95 % interval")
+    table = _table("directions taken out", "left, 1st token", "left, answer", "95 % interval")
     for one in found.ablations:
         opens, answer = one.refused_at_first_token, one.refused_in_answer
         table.add_row(

@@ -88,8 +88,8 @@ def mechanism_headline(data: dict[str, Any]) -> dict[str, Any]:
     """Return what is shown when it is known how the model refuses."""
     last = data["ablations"][-1]
     return {
-        "refused": f"{last['refused_in_answer']['count']} of {last['refused_in_answer']['n']}",
-        "without_directions": last["directions"],
+        "directions_taken_out": last["directions"],
+        "refusals_left": f"{last['refused_in_answer']['count']} of {last['refused_in_answer']['n']}",
     }
 
 
