@@ -12,32 +12,28 @@ linear model errs: the figures compare settings, they do not foretell a run. Tes
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
+from yardsticks import read_material
 
 from unflinch.activations.gradients import refusal_gradients
-from unflinch.config import RunConfig, make_config
+from unflinch.config import make_config
 from unflinch.edit.closed_form import gram_matrix, solve_multipliers, whitened_gradients
 from unflinch.options import FitOptions
-from unflinch.run_folder import RunFolder
-from unflinch.steps import baseline as baseline_step
-from unflinch.steps import scan as scan_step
+from unflinch.run_folder import SETTINGS, RunFolder, read_json
+from unflinch.steps.fit import STIFFNESS
 from unflinch.steps.fit_inputs import FitInputs, Kind, prepare_fit, score_bounds
-from unflinch.steps.opened import load_from
-from unflinch.steps.prepare import load_splits
 from unflinch.steps.progress import silent
 
 FOLDS = 5
 LEFT = (0.15, 0.2, 0.25)
 """Shares of false refusals left at which settings are compared."""
 STRENGTHS = np.arange(0.2, 1.51, 0.05)
-STIFFNESS = 100.0
 
 
 @dataclass(frozen=True)
@@ -49,22 +45,21 @@ class Material:
     gram: Tensor
 
 
-def gathered(folder: RunFolder, config: RunConfig) -> Material:
-    """Return scores and inner products of all fit prompts, from the run folder if they are there."""
-    kept = folder.step_file("gram", ".pt")
-    if kept.is_file():
-        return Material(**torch.load(kept, weights_only=False))
-    splits = load_splits(config.prompts)
-    baseline = baseline_step.from_json(folder.read_step("baseline")["data"], splits.fit, splits.select)
-    scan = scan_step.load_scan(folder.step_file("scan", ".safetensors"), folder.read_step("scan")["data"])
-    loaded = load_from(config.model)
-    inputs = prepare_fit(loaded, baseline, scan, config.fit, silent)
-    score = scan.openings.decision_scores
-    found = refusal_gradients(loaded.model, loaded.architecture, list(inputs.metrics), inputs.decisions, score)
-    whitened = whitened_gradients(found, inputs.metrics)
-    material = Material(replace(inputs, metrics={}, sequences=()), found.scores, gram_matrix(whitened, whitened))
-    torch.save(vars(material), kept)
-    return material
+def gathered(run: Path) -> tuple[FitOptions, Material]:
+    """Return a run's fit options, with scores and inner products of all its fit prompts, kept if they are there."""
+    kept = RunFolder(run).step_file("gram", ".safetensors")
+    if not kept.is_file():
+        config, found = read_material(run)
+        loaded, score = found.loaded, found.scan.openings.decision_scores
+        inputs = prepare_fit(loaded, found.baseline, found.scan, config.fit, silent)
+        gradients = refusal_gradients(loaded.model, loaded.architecture, list(inputs.metrics), inputs.decisions, score)
+        whitened = whitened_gradients(gradients, inputs.metrics)
+        gram = gram_matrix(whitened, whitened)
+        bounded = {"kinds": inputs.kinds, "unasked": inputs.unasked}
+        save_file({**bounded, "scores": gradients.scores, "gram": gram}, kept)
+    tensors = load_file(kept)
+    inputs = FitInputs({}, [], tensors["kinds"], tensors["unasked"], [])
+    return make_config(read_json(run / SETTINGS)).fit, Material(inputs, tensors["scores"], tensors["gram"])
 
 
 def held_out_changes(material: Material, options: FitOptions, seed: int) -> tuple[np.ndarray, float]:
@@ -117,13 +112,10 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True, help="a run folder with finished baseline and scan")
     parser.add_argument("--seeds", type=int, default=2, help="ways of cutting the prompts into fifths")
     given = parser.parse_args()
-    folder = RunFolder(given.run)
-    settings: dict[str, Any] = json.loads((given.run / "settings.json").read_text(encoding="utf-8"))
-    config = make_config(settings)
-    material = gathered(folder, config)
+    fit, material = gathered(given.run)
     first: dict[float, float] = {}
     for text in given.settings:
-        options = settings_of(text, config.fit)
+        options = settings_of(text, fit)
         every = [compared(material, options, seed) for seed in range(given.seeds)]
         print(text or "as the run")
         for share in LEFT:

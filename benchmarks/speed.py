@@ -108,7 +108,7 @@ def measure(model: str, prompts: int) -> dict[str, Any]:
         "model": Path(model).name,
         "parameters": sum(p.numel() for p in loaded.model.parameters()),
         "device": torch.cuda.get_device_name() if cuda else "cpu",
-        "dtype": str(loaded.model.dtype).removeprefix("torch."),
+        "dtype": loaded.dtype_name,
         "prompts": prompts,
         "parts": rows,
         "weights_gib": round(weights / 2**30, 3),

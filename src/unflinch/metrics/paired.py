@@ -14,9 +14,7 @@ def paired_score(benchmark: str, metric: str, base: Sequence[bool], patched: Seq
     """Return both scores, their paired difference and the exact McNemar test.
 
     Formulas: standard error of a mean = s / sqrt(n), s the sample standard deviation, of the items' 0 and 1 for a
-    score and of their differences -1, 0 and 1 for the difference. McNemar: under chance each of the `lost + gained`
-    items that changed went either way, so that `lost` is binomial with 1/2; two-sided.
-    Source: McNemar (1947), in its exact form through `scipy.stats.binomtest`.
+    score and of their differences -1, 0 and 1 for the difference.
 
     Args:
         benchmark: its name.
@@ -43,8 +41,17 @@ def paired_score(benchmark: str, metric: str, base: Sequence[bool], patched: Seq
         difference_error=standard_error(after - before),
         lost=lost,
         gained=gained,
-        p_value=float(stats.binomtest(lost, lost + gained).pvalue) if lost + gained else 1.0,
+        p_value=exact_mcnemar(lost, gained),
     )
+
+
+def exact_mcnemar(lost: int, gained: int) -> float:
+    """Return how often chance alone changes the same items as unevenly; 1 where none changed.
+
+    Formula: under chance each of the `lost + gained` items that changed went either way, so that `lost` is binomial
+    with 1/2; two-sided. Source: McNemar (1947), in its exact form through `scipy.stats.binomtest`.
+    """
+    return float(stats.binomtest(lost, lost + gained).pvalue) if lost + gained else 1.0
 
 
 def standard_error(values: Sequence[float] | np.ndarray) -> float:

@@ -48,6 +48,11 @@ class LoadedModel:
         return None if Path(self.source).is_dir() else self.source
 
     @property
+    def dtype_name(self) -> str:
+        """The type of the weights, such as `bfloat16`."""
+        return str(self.model.dtype).removeprefix("torch.")
+
+    @property
     def depth(self) -> int:
         """Number of decoder layers."""
         return int(self.model.config.get_text_config().num_hidden_layers)

@@ -128,6 +128,6 @@ def _mark(folder: Path, loaded: LoadedModel, patch: Patch, strength: float) -> N
         version=version("unflinch"),
         strength=strength,
         modules=len(patch.factors),
-        dtype=str(loaded.model.dtype).removeprefix("torch."),
+        dtype=loaded.dtype_name,
     )
     (folder / "README.md").write_text(text, encoding="utf-8")

@@ -32,7 +32,7 @@ from unflinch.steps.select_panel import SelectPanel, choose_strength
 Checkpoint = Callable[[str, Callable[[], FittedStage]], FittedStage]
 """Called with a stage's name and a function that computes it; returns what is stored if the stage has run."""
 
-_STIFFNESS = 100.0
+STIFFNESS = 100.0
 """Price of missing a bound, on gradients scaled to mean square 1: bounds are missed only where they contradict."""
 
 _SHARES = {Kind.TARGET: 1.0, Kind.KEEP: 1.0, Kind.GUARD: 0.5, Kind.ORDINARY: 0.5}
@@ -68,7 +68,7 @@ def closed_form_round(
     found, bounds = found.rows(bounded), bounds.rows(bounded)
     whitened = whitened_gradients(found, inputs.metrics)
     gram = gram_matrix(whitened, whitened)
-    multipliers = solve_multipliers(gram, found.scores, bounds, torch.full((len(found.scores),), _STIFFNESS))
+    multipliers = solve_multipliers(gram, found.scores, bounds, torch.full((len(found.scores),), STIFFNESS))
     after = (found.scores - gram @ multipliers).float()
     update = closed_form_update(whitened, multipliers, inputs.metrics, 2 * options.rank)
     parts = [start.factors, update] if start else [update]

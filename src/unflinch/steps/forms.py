@@ -56,8 +56,7 @@ def forms_of(loaded: LoadedModel, patch: Patch) -> Iterator[Form]:
     """Yield the adapter along its dial, the merged model, and that in every number format that can be made here."""
     for strength in DIAL:
         yield Form(f"adapter at {strength:g}", partial(attached, loaded.model, patch, strength))
-    dtype = str(loaded.model.dtype).removeprefix("torch.")
-    yield Form(f"merged, {dtype}", partial(merged, loaded.model, patch, 1.0))
+    yield Form(f"merged, {loaded.dtype_name}", partial(merged, loaded.model, patch, 1.0))
     for fmt in NUMBER_FORMATS:
         if not fmt.missing():
             yield Form(
@@ -91,6 +90,8 @@ def lost_by_format(panel: HeldOutPanel, outcomes: tuple[Outcome, ...], number_fo
     """Return how many of the lost guard prompts the base model loses as well in the same number format."""
     lost = {o.text for o in outcomes if o.kind == "guard" and o.after != "refuses"}
     prompts = [prompt for prompt in panel.refused["guard"].prompts if prompt.text in lost]
+    if not prompts:  # nothing to hold the whole model in another format for
+        return 0
     with number_format():
         answers = panel.ask(prompts, "forms: lost guard prompts, base", panel.options.answer_tokens)
     return sum(answer.judgement.label != "refuses" for answer in answers)

@@ -23,7 +23,9 @@ from unflinch.validate.kl_distribution import AnsweredSequence, SequenceKL, base
 from unflinch.validate.refusal_rate import Answered, ask, counts_as_refused
 
 Change = Callable[[], AbstractContextManager[object]]
-KINDS: tuple[PromptKind, ...] = ("target", "keep", "guard")
+NAMES: dict[PromptKind, str] = {"target": "targets", "keep": "keep", "guard": "guard"}
+"""Kinds of prompts that may be refused, with their names in `results.json`."""
+KINDS: tuple[PromptKind, ...] = tuple(NAMES)
 GLANCE = 12
 """Tokens after which plain answers of the base model and of the yardstick are read no further: later refusals are
 hardly any, see LOG."""
@@ -131,8 +133,8 @@ class HeldOutPanel(RefusedPanel):
     def counts(self) -> dict[str, int]:
         """Return how many test prompts there are and how many of them the base model refuses."""
         counts = {}
-        for kind, name in (("target", "targets"), ("keep", "keep"), ("guard", "guard")):
-            refused = self.refused[kind]  # type: ignore[index]
+        for kind, name in NAMES.items():
+            refused = self.refused[kind]
             counts[name], counts[f"{name}_refused"] = refused.asked, len(refused.prompts)
         counts["ordinary"] = len(self.ordinary.prompts)
         return counts

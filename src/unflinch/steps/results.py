@@ -61,7 +61,7 @@ def write_results(opened: Run, baseline: Baseline) -> dict[str, Any]:
             "hub_id": opened.loaded.hub_id,
             "model_type": model.config.model_type,
             "revision": opened.loaded.revision,
-            "dtype": str(model.dtype).removeprefix("torch."),
+            "dtype": opened.loaded.dtype_name,
             "parameters": sum(p.numel() for p in model.parameters()),
             "layers": opened.loaded.depth,
             "base_hash": opened.loaded.base_hash,

@@ -10,7 +10,7 @@ from itertools import islice
 from unflinch.artifacts import Patch
 from unflinch.data.splits import TestPrompts
 from unflinch.metrics.intervals import rate
-from unflinch.metrics.paired import paired_score
+from unflinch.metrics.paired import exact_mcnemar
 from unflinch.models.generate import greedy, sampler
 from unflinch.models.load import LoadedModel
 from unflinch.options import ValidateOptions
@@ -60,16 +60,16 @@ def compared(condition: str, kind: PromptKind, before: Sequence[bool], after: Se
         before: whether the base model refuses, prompt by prompt, at least one.
         after: the same of the patched model.
     """
-    changes = paired_score("", "", before, after)
-    refused = sum(before)
+    pairs = list(zip(before, after, strict=True))
+    lost, gained = pairs.count((True, False)), pairs.count((False, True))
     return StressResult(
         condition,
         kind,
-        rate(refused, len(before)),
+        rate(sum(before), len(before)),
         rate(sum(after), len(after)),
-        rate(changes.lost, refused),
-        changes.gained,
-        changes.p_value,
+        rate(lost, sum(before)),
+        gained,
+        exact_mcnemar(lost, gained),
     )
 
 

@@ -25,7 +25,7 @@ from unflinch.results import (
     PromptKL,
     ValidationResults,
 )
-from unflinch.steps.held_out_panel import KINDS, Change, HeldOutPanel, refusal_counts
+from unflinch.steps.held_out_panel import KINDS, NAMES, Change, HeldOutPanel, refusal_counts
 from unflinch.steps.progress import Progress, counter
 from unflinch.steps.scan import Scan
 from unflinch.steps.yardstick import yardstick
@@ -108,7 +108,7 @@ def off_is_bit_equal(panel: HeldOutPanel, patch: Patch) -> bool:
 def all_groups(outcomes: Sequence[Outcome]) -> dict[str, tuple[GroupRate, ...]]:
     """Return refusals before and after by category and by language, of every kind of prompt."""
     groups = {}
-    for kind, name in (("target", "targets"), ("keep", "keep"), ("guard", "guard")):
+    for kind, name in NAMES.items():
         some = [outcome for outcome in outcomes if outcome.kind == kind]
         groups[f"{name}_by_category"] = grouped_rates(some, lambda outcome: outcome.category)
         groups[f"{name}_by_language"] = grouped_rates(some, lambda outcome: outcome.language)

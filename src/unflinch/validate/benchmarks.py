@@ -45,7 +45,7 @@ class Comparison:
         return {
             "model": self.loaded.hub_id or Path(self.loaded.model_id).name,
             "base_hash": self.loaded.base_hash,
-            "dtype": str(self.loaded.model.dtype).removeprefix("torch."),
+            "dtype": self.loaded.dtype_name,
             "patch_hash": patch_hash(self.patch),
             "strength": self.strength,
             "bench": asdict(self.options),
