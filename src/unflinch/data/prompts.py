@@ -24,7 +24,7 @@ Role = Literal["user", "assistant"]
 Record = Mapping[str, object]
 """One line or row, as read: column name -> value."""
 
-GUARD_SHA256 = "f11942fbba1f4804b471d5d2357a94986f8ce86538364ede7031f3df369f8944"
+GUARD_SHA256 = "aa0a94dfb7ce7198f00254812fd46c55a18c6781cdfe1c482378f760de5ce731"
 """SHA-256 of `bundled/guard.jsonl`; `bundled/SOURCES.md` says how to change it on purpose."""
 
 UNCATEGORISED = "uncategorised"
