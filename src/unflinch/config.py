@@ -118,7 +118,7 @@ DEMO_SETTINGS: dict[str, dict[str, Any]] = {
         "max_ordinary_test": 110,
     },
     "scan": {"enough_refused": 90, "enough_answered": 96},
-    "fit": {"rounds": 1, "fine_tune_steps": 0},
+    "fit": {"fine_tune_steps": 0},
     "validate": {"kl_tokens": 24, "answer_tokens": 24, "dialogues": 24, "dialogue_tokens": 20},
 }
 """The demo: what a laptop CPU does in minutes. Fewer prompts and none of the borderline ones, fewer steps."""

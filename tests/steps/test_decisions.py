@@ -44,6 +44,14 @@ def test_an_early_refusal_is_decided_behind_its_prompt(openings: RefusalOpenings
     assert (found.ids, found.path) == (encode(TOKENIZER, Prompt("Question 0", language="de")), ())
 
 
+@pytest.mark.parametrize(("share", "decided_by_first"), [(0.6, False), (0.95, True)])
+def test_a_refusal_is_decided_late_if_its_opening_opens_plain_answers_too(share: float, decided_by_first: bool) -> None:
+    weights = torch.zeros(len(TOKENIZER))
+    weights[ids(SORRY)[0]] = share
+    (found,) = decisions(TOKENIZER, [refused(0, SORRY)], RefusalOpenings(weights))
+    assert (found.path == ()) is decided_by_first
+
+
 def test_a_late_refusal_is_decided_at_the_token_that_makes_a_refusal_of_it(openings: RefusalOpenings) -> None:
     prompt = refused(0, LATE)
     (found,) = decisions(TOKENIZER, [prompt], openings)

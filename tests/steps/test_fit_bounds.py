@@ -66,8 +66,8 @@ def test_where_no_drop_is_too_large_refused_targets_belong_below_the_goal() -> N
     assert bounds.upper[[0, 6]].tolist() == [-2.0, 2.0]
 
 
-def test_later_rounds_see_the_prompts_near_their_bounds_with_all_that_belongs_to_them() -> None:
-    near = torch.tensor([0.0, 2.0, torch.inf, 0.1, 0.7, torch.inf, 3.0])
+def test_later_rounds_see_the_prompts_near_their_bounds_and_the_whole_guard_with_all_that_belongs_to_them() -> None:
+    near = torch.tensor([0.0, 2.0, torch.inf, 0.1, 7.0, torch.inf, 3.0])
     rows = [0, 3, 4]
     kept = inputs(*MIXED).near_bounds(FittedStage(random_patch(tiny_model("qwen2")), SCORES, near))
     assert [d.ids[-1] for d in kept.decisions] == rows

@@ -29,7 +29,7 @@ def test_the_earliest_block_of_layers_that_all_separate_is_edited(first: int) ->
     subspace, table = select_subspace(groups(0, first), groups(10, first), [None] * COUNT, rank=2, shrinkage=0.1)
     assert subspace.best_layer >= first
     assert subspace.separation > 0.95
-    assert subspace.layers == (first, first + 1)  # half of the three layers of the block
+    assert subspace.layers == tuple(range(max(0, first - 1), first + 2))  # as many as the block, to its middle
     assert {row.layer for row in table if row.auroc > 0.9 and row.method == "difference_of_means"} == set(
         range(first, LAYERS)
     )
@@ -38,7 +38,7 @@ def test_the_earliest_block_of_layers_that_all_separate_is_edited(first: int) ->
 
 def test_where_only_the_last_layer_separates_the_layers_that_lead_to_it_are_edited() -> None:
     subspace, _ = select_subspace(groups(0, 7), groups(10, 7), [None] * COUNT, rank=2, shrinkage=0.1)
-    assert subspace.layers == (LAYERS - 3, LAYERS - 2)
+    assert subspace.layers == (LAYERS - 4, LAYERS - 3, LAYERS - 2)
 
 
 def test_the_method_is_the_one_that_separates_held_out_prompts(monkeypatch: pytest.MonkeyPatch) -> None:

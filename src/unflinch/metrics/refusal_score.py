@@ -14,6 +14,8 @@ _MIN_SEEN = 2
 """Openings seen less often in refusals say nothing."""
 _OPENS = 0.5
 """A token opens refusals if at least this share of the answers that begin with it are refusals."""
+_DECIDES = 0.9
+"""An opening alone decides for a refusal if at least this share of the answers that begin with it are refusals."""
 _SHARPNESS = 3.0
 """At 1 the score is the log-odds of the openings; from 3 on its sign agrees with greedy decoding almost always."""
 
@@ -41,6 +43,11 @@ class RefusalOpenings:
     def tokens(self) -> Bool[Tensor, " vocab"]:
         """Which tokens open refusals; the likeliest ones where none does so more often than not."""
         return self.weights >= min(_OPENS, float(self.weights.max()))
+
+    @property
+    def deciding(self) -> Bool[Tensor, " vocab"]:
+        """Which tokens open hardly anything but refusals; after others a later token decides."""
+        return self.weights >= _DECIDES
 
     def score(self, logits: Float[Tensor, "prompts vocab"]) -> Float[Tensor, " prompts"]:
         """Return the refusal score at the decision position, in units of logits: above 0 the model refuses.

@@ -29,7 +29,7 @@ def decisions(tokenizer: PreTrainedTokenizerBase, asked: Sequence[Asked], openin
         asked: prompts, with what the base model did with them.
         openings: first tokens that open refusals.
     """
-    late = {row: _path(tokenizer, a) for row, a in enumerate(asked) if a.refused and not openings.tokens[a.tokens[0]]}
+    late = {row: _path(tokenizer, a) for row, a in enumerate(asked) if a.refused and not openings.deciding[a.tokens[0]]}
     usual = _usual_paths(asked, late)
     found = []
     for row, a in enumerate(asked):

@@ -69,8 +69,11 @@ class FitInputs:
         return torch.isin(self.kinds, torch.tensor(kinds)).nonzero()[:, 0].tolist()
 
     def near_bounds(self, first: FittedStage) -> FitInputs:
-        """Return what later rounds work with: the prompts that the first round left near their bounds."""
-        rows = (first.slack <= _NEAR_BOUND).nonzero()[:, 0]
+        """Return what later rounds work with: prompts that the first round left near their bounds, and the whole guard.
+
+        Guard scores rise by a third of what the first linearisation promises, so that none is left behind.
+        """
+        rows = ((first.slack <= _NEAR_BOUND) | (self.kinds == Kind.GUARD)).nonzero()[:, 0]
         return replace(
             self,
             decisions=[self.decisions[row] for row in rows.tolist()],

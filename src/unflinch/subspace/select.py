@@ -92,9 +92,10 @@ def select_subspace(
 ) -> tuple[RefusalSubspace, list[LayerSeparation]]:
     """Return the subspace with the best held-out separation and the whole table of separations.
 
-    The layers to edit are the first half of the block of `SEPARATING_SHARE` of the depth with the highest mean AUROC, a
-    mean that varies less from sample to sample than the AUROC of one layer; of nearly equal blocks the earliest. What
-    is written in the first half reaches the other, and carries over to prompts of another make better: see LOG.
+    The layers to edit are as many as a block of `SEPARATING_SHARE` of the depth has, and end in the middle of the one
+    with the highest mean AUROC, a mean that varies less from sample to sample than the AUROC of one layer; of nearly
+    equal blocks the earliest. What is written there reaches the other half, and carries over to prompts of another make
+    better; half as many layers cost more KL for the same effect: see LOG.
 
     Args:
         fit: states that directions are computed from.
@@ -116,6 +117,7 @@ def select_subspace(
     width = max(1, round(SEPARATING_SHARE * depth))
     means = [float(np.mean(by_layer[first : first + width])) for first in range(depth - width + 1)]
     first = next(first for first, mean in enumerate(means) if mean >= max(means) - TOLERANCE)
-    edited = tuple(range(first, first + (width + 1) // 2))
+    end = first + (width + 1) // 2
+    edited = tuple(range(max(0, end - width), end))
     subspace = RefusalSubspace(bases[best.method], best.method, best.layer, edited, best.auroc)
     return subspace, table
