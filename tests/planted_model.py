@@ -44,7 +44,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "scan": {"decision_tokens": 12, "enough_refused": 8},
     "fit": {
         "rank": 4,
-        "rounds": 3,
+        "rounds": 1,
         "answer_tokens": 4,
         "fine_tune_steps": 2,
         "batch_size": 12,

@@ -111,8 +111,9 @@ def test_a_run_brings_false_refusals_down_and_keeps_the_right_ones(finished: Pat
     assert results["verdict"]["passed"], [limit for limit in results["verdict"]["limits"] if not limit["passed"]]
 
 
-def test_a_round_that_is_rolled_back_ends_the_rounds(finished: Path) -> None:
-    stages = results_of(finished)["fit"]["stages"]
+def test_a_round_that_is_rolled_back_ends_the_rounds(planted: Path, tmp_path: Path) -> None:
+    results = pipeline.run(config_for(planted, fit={"rounds": 3}), tmp_path / "run")
+    stages = results["fit"]["stages"]
     rounds = [stage for stage in stages if stage["name"].startswith("constrained")]
     assert rounds
     assert not any("rolled back" in stage["note"] for stage in rounds[:-1])
