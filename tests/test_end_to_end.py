@@ -41,7 +41,6 @@ def test_a_real_model_refuses_less_keeps_what_ablation_loses_and_plain_peft_load
                 "max_ordinary_test": 16,
             },
             "fit": {
-                "rounds": 1,
                 "fine_tune_steps": 0,
                 "answer_tokens": 4,
                 "keep_budget": 0.2,
