@@ -112,8 +112,7 @@ def test_a_run_brings_false_refusals_down_and_keeps_the_right_ones(finished: Pat
 
 
 def test_a_round_that_is_rolled_back_ends_the_rounds(planted: Path, tmp_path: Path) -> None:
-    results = pipeline.run(config_for(planted, fit={"rounds": 3}), tmp_path / "run")
-    stages = results["fit"]["stages"]
+    stages = pipeline.run_fit(config_for(planted, fit={"rounds": 3}), tmp_path / "run")["stages"]
     rounds = [stage for stage in stages if stage["name"].startswith("constrained")]
     assert rounds
     assert not any("rolled back" in stage["note"] for stage in rounds[:-1])
