@@ -38,6 +38,11 @@ class ModelOptions:
     """Branch, tag or commit of a Hub model."""
     trust_remote_code: bool = False
     """Run code that comes with the model."""
+    layers: str | None = None
+    """Path of the decoder layers' list, such as `model.layers`, for a family that is not recognised."""
+    writers: tuple[str, ...] = ()
+    """Linear modules of a layer that write into the residual stream, such as `mlp.down_proj`: these are changed, in
+    place of those that the family's row names."""
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ def all_tables() -> dict[str, RenderableType]:
         "run of tiny figures": tables.run_summary(parse_results(with_tiny_kl(make_results()))),
         "older run": tables.run_summary(parse_results(without_what_came_later(make_results()))),
         "scan": tables.scan_summary(run.scan),
-        "fit": tables.fit_summary(run.fit.stages),
+        "fit": tables.fit_summary(run.fit),
         "spectrum": tables.spectrum_summary(spectrum(bundled("targets"))),
         "nothing": tables.spectrum_summary(spectrum(())),
     }

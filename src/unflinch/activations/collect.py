@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedModel
 
 from unflinch.artifacts import Activations
-from unflinch.models.architecture import Architecture, decoder_layers
+from unflinch.models.families import Architecture
 from unflinch.models.forward import (
     PADDING_ID,
     Ids,
@@ -19,6 +19,7 @@ from unflinch.models.forward import (
     run_decoder,
 )
 from unflinch.models.hooks import recorded_layer_outputs
+from unflinch.models.layers import decoder_layers
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from unflinch.artifacts import ModuleMetric, PromptGradients
 from unflinch.metrics.refusal_score import Decision
-from unflinch.models.architecture import Architecture
+from unflinch.models.families import Architecture
 from unflinch.models.forward import (
     Ids,
     PaddedBatch,

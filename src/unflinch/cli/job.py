@@ -26,6 +26,8 @@ _PLACES: dict[str, tuple[str, ...]] = {
     "device": ("model.device",),
     "revision": ("model.revision",),
     "trust_remote_code": ("model.trust_remote_code",),
+    "layers": ("model.layers",),
+    "writer": ("model.writers",),
     "targets": ("prompts.targets",),
     "keep": ("prompts.keep",),
     "ordinary": ("prompts.ordinary",),

@@ -23,6 +23,8 @@ def scan(
     device: arg.Device = None,
     revision: arg.Revision = None,
     trust_remote_code: arg.TrustRemoteCode = None,
+    layers: arg.Layers = None,
+    writer: arg.Writer = None,
     json: arg.Json = False,
 ) -> None:
     """Show how MODEL refuses, and where that can be told apart.

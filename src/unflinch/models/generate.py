@@ -21,6 +21,7 @@ from unflinch.models.forward import (
     can_share_prefix,
     length_sorted_batches,
     logits_from_hidden,
+    next_hidden,
     pad_batch,
     run_decoder,
 )
@@ -164,15 +165,9 @@ def _write(
             return
         if len(going) < len(opened.rows):
             keep = torch.tensor(going, device=model.device)
-            opened.cache.batch_select_indices(keep)
+            opened.cache.reorder_cache(keep)  # takes a part of the rows, too, and from recurrent layers as well
             tokens, opened.mask, opened.positions = tokens[keep], opened.mask[keep], opened.positions[keep]
             opened.rows = [opened.rows[place] for place in going]
         opened.mask = torch.cat([opened.mask, opened.mask.new_ones(len(going), 1)], dim=1)
         opened.positions = opened.positions + 1
-        opened.hidden = model.get_decoder()(
-            input_ids=tokens[:, None],
-            attention_mask=opened.mask,
-            position_ids=opened.positions,
-            past_key_values=opened.cache,
-            use_cache=True,
-        ).last_hidden_state[:, -1]
+        opened.hidden = next_hidden(model, tokens, opened.mask, opened.positions, opened.cache)

@@ -10,15 +10,27 @@ from typing import Any, Literal
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from unflinch.errors import ConfigError, ModelError
-from unflinch.models.architecture import Architecture, architecture_of
+from unflinch.models.architecture import architecture_of
 from unflinch.models.chat import check_chat_template
 from unflinch.models.demo_model import WHEEL_MODELS, wheel_model_folder
+from unflinch.models.families import Architecture
 from unflinch.models.fingerprint import weight_hash
 from unflinch.models.forward import check_forward
 from unflinch.models.gguf_file import dequantised
+from unflinch.models.hooks import check_writers
+from unflinch.models.layers import decoder_layers
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -55,7 +67,7 @@ class LoadedModel:
     @property
     def depth(self) -> int:
         """Number of decoder layers."""
-        return int(self.model.config.get_text_config().num_hidden_layers)
+        return len(decoder_layers(self.model, self.architecture))
 
 
 def pick_device(device: str) -> torch.device:
@@ -128,6 +140,8 @@ def load_model(
     device: str = "auto",
     revision: str | None = None,
     trust_remote_code: bool = False,
+    layers: str | None = None,
+    writers: tuple[str, ...] = (),
 ) -> LoadedModel:
     """Return the frozen model in evaluation mode with its tokenizer, architecture row and weight hash.
 
@@ -137,6 +151,8 @@ def load_model(
         device: `auto`, `cpu`, `cuda`, `mps` or a numbered device.
         revision: branch, tag or commit of a Hub model.
         trust_remote_code: run code that comes with the model; off unless asked for.
+        layers: path of the decoder layers, for a family that is not recognised.
+        writers: linear modules of a layer that may be changed, in place of those that are known.
 
     Raises:
         ModelError: if there is no such model, or it has no chat template, only pickled weights or not all of them.
@@ -160,9 +176,11 @@ def load_model(
             f"{unfit[0]} for one; fetch the model again"
         )
     gc.collect()
-    architecture = architecture_of(model)
-    if architecture.source == "structure":
+    architecture = architecture_of(model, layers, writers)
+    if architecture.source != "table":
         check_forward(model)
+    if architecture.source == "structure":
+        check_writers(model, architecture)
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
@@ -175,12 +193,20 @@ def load_model(
 
 
 def _read_weights(source: str, revision: str | None, dtype: torch.dtype, trust_remote_code: bool) -> tuple[Any, Any]:
-    """Return the model and what transformers found in its files: typed as Any, as its own types depend on arguments."""
-    read: Any = AutoModelForCausalLM.from_pretrained(
+    """Return the model and what transformers found in its files: typed as Any, as its own types depend on arguments.
+
+    A model that sees images is read whole where it has no class for text alone.
+    """
+    options: Any = {"revision": revision, "trust_remote_code": trust_remote_code}
+    config = AutoConfig.from_pretrained(source, **options)
+    sees_images = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    kind: Any = AutoModelForCausalLM
+    if sees_images and type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        kind = AutoModelForImageTextToText
+    read: Any = kind.from_pretrained(
         source,
-        revision=revision,
+        **options,
         dtype=dtype,
-        trust_remote_code=trust_remote_code,
         use_safetensors=True,
         ignore_mismatched_sizes=True,  # found and refused by the caller, with their names
         output_loading_info=True,

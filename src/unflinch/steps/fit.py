@@ -20,6 +20,7 @@ from unflinch.edit.fine_tune import DecisionGroup, FineTuneSteps, Lesson, fine_t
 from unflinch.edit.low_rank import added, scaled
 from unflinch.models.forward import scored_hidden
 from unflinch.models.load import LoadedModel
+from unflinch.models.writers import choose_writers
 from unflinch.options import FitOptions
 from unflinch.patch.attach import attached
 from unflinch.results import FitStage, PatchSummary
@@ -147,7 +148,9 @@ def fit_patch(
     table = [*stages.table, stage]
     final = Patch(scaled(best.factors, strength), loaded.base_hash)
     weights = sum(p.numel() for p in loaded.model.parameters())
-    summary = PatchSummary(final.parameters, final.parameters / weights, options.rank, len(final.factors), strength)
+    writers = choose_writers(loaded.model, loaded.architecture, scan.subspace.layers, options.writers).coverage
+    share = final.parameters / weights
+    summary = PatchSummary(final.parameters, share, options.rank, len(final.factors), strength, writers)
     return final, table, summary
 
 

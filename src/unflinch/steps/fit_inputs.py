@@ -17,6 +17,7 @@ from unflinch.edit.closed_form import ScoreBounds
 from unflinch.metrics.refusal_score import Decision
 from unflinch.models.chat import encode
 from unflinch.models.load import LoadedModel
+from unflinch.models.writers import choose_writers
 from unflinch.options import FitOptions
 from unflinch.steps.baseline import Baseline, BaselineSet
 from unflinch.steps.decisions import decisions
@@ -126,14 +127,12 @@ def module_metrics(
     loaded: LoadedModel, scan: Scan, sequences: Sequence[Ids], options: FitOptions, progress: Progress
 ) -> dict[str, ModuleMetric]:
     """Return the modules to be edited, and what a change of each costs."""
-    architecture = loaded.architecture
-    writers = architecture.writers[-1:] if options.writers == "feed_forward" else architecture.writers
-    modules = [f"{architecture.layers}.{layer}.{writer}" for layer in scan.subspace.layers for writer in writers]
+    chosen = choose_writers(loaded.model, loaded.architecture, scan.subspace.layers, options.writers)
     costed = sequences[:_COSTED]
     return fisher_metrics(
         loaded.model,
-        architecture,
-        modules,
+        loaded.architecture,
+        chosen.modules,
         costed,
         options.answer_tokens,
         input_shrinkage=options.input_shrinkage,

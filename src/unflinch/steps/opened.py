@@ -58,4 +58,6 @@ def load_from(options: ModelOptions) -> LoadedModel:
         device=options.device,
         revision=options.revision,
         trust_remote_code=options.trust_remote_code,
+        layers=options.layers,
+        writers=options.writers,
     )
