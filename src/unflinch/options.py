@@ -38,6 +38,13 @@ class ModelOptions:
     """Branch, tag or commit of a Hub model."""
     trust_remote_code: bool = False
     """Run code that comes with the model."""
+    max_memory: float | None = None
+    """GiB that may be used where the model is, this program included; what is free there if not given."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        if self.max_memory is not None:
+            _above_zero("model.max_memory", self.max_memory)
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,10 @@ TrustRemoteCode = Annotated[
     bool | None,
     typer.Option("--trust-remote-code", help="Run code that comes with the model: only if you trust its maker."),
 ]
+MaxMemory = Annotated[
+    float | None,
+    typer.Option(metavar="GIB", help="Most memory to use where the model is. [default: what is free there]"),
+]
 Seed = Annotated[int | None, typer.Option(metavar="N", help=f"Of sampling and fitting. [default: {FitOptions.seed}]")]
 KLBudget = Annotated[
     float | None,

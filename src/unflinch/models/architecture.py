@@ -7,6 +7,7 @@ table goes through a structural reading of its modules; if that fails too, the e
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -93,6 +94,12 @@ def decoder_layers(model: PreTrainedModel, architecture: Architecture) -> nn.Mod
             "found no module list there; check that the weights and the config belong together"
         )
     return layers
+
+
+def module_shape(model: PreTrainedModel, name: str) -> tuple[int, int]:
+    """Return how many input and output features a linear module has."""
+    module: Any = model.get_submodule(name)
+    return int(module.in_features), int(module.out_features)
 
 
 def _read_structure(model: PreTrainedModel) -> Architecture:

@@ -25,6 +25,12 @@ PADDING_ID = 0
 MIN_SHARED_PREFIX = 4
 """Shorter common starts are not worth a separate call."""
 
+READ_TOKENS = 2048
+"""Most padded tokens that are read at once."""
+
+GRADIENT_TOKENS = 1536
+"""Most padded tokens whose graph is held at once."""
+
 _ROWS_OF_LOGITS = 64
 _BEGINNING = 12
 """Tokens by which sequences are sorted into those that begin alike and the others."""
@@ -160,7 +166,7 @@ def scored_hidden(
     scored: int,
     *,
     lengths: Sequence[int] | None = None,
-    batch_tokens: int = 2048,
+    batch_tokens: int = READ_TOKENS,
 ) -> Float[Tensor, "rows scored width"]:
     """Return the final hidden states at the last `scored` positions of every sequence, in their order.
 

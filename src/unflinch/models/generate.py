@@ -16,6 +16,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from unflinch.models.forward import (
     PADDING_ID,
+    READ_TOKENS,
     Ids,
     Prefixes,
     can_share_prefix,
@@ -30,7 +31,7 @@ Choose = Callable[[Float[Tensor, "rows vocab"]], Int[Tensor, " rows"]]
 """Takes the next token of every row from its logits."""
 Advance = Callable[[int], None]
 
-_WRITTEN_TOGETHER = 128
+WRITTEN_TOGETHER = 128
 """Rows from which on answers are written, where caches can be joined."""
 
 
@@ -66,7 +67,7 @@ def generate(
     *,
     choose: Choose = greedy,
     stop_when: StopWhen | None = None,
-    batch_tokens: int = 2048,
+    batch_tokens: int = READ_TOKENS,
     advance: Advance | None = None,
 ) -> list[tuple[int, ...]]:
     """Return a continuation of every sequence, without end tokens.
@@ -119,7 +120,7 @@ def _opened(model: PreTrainedModel, sequences: Sequence[Ids], batch_tokens: int)
         hidden, cache = run_decoder(model, batch, prefixes, use_cache=True)
         assert cache is not None
         waiting.append(_Opened(rows, hidden[:, -1], cache, batch.attention_mask, batch.position_ids[:, -1:]))
-        if not share or sum(len(opened.rows) for opened in waiting) >= _WRITTEN_TOGETHER:
+        if not share or sum(len(opened.rows) for opened in waiting) >= WRITTEN_TOGETHER:
             yield _joined(model, waiting)
             waiting = []
     if waiting:

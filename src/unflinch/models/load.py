@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -146,13 +148,11 @@ def load_model(
     where = pick_device(device)
     kind = pick_dtype(dtype, where)
     source = resolve_source(model_id)
-    try:
+    with loading(model_id):
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
         check_chat_template(tokenizer, model_id)
         model, found = _read_weights(source, revision, kind, trust_remote_code)
         model = model.to(where).eval().requires_grad_(False)
-    except _LOADING_ERRORS as error:
-        raise ModelError(f"cannot load the model '{model_id}': {_in_one_line(error)}") from error
     unfit = sorted([*found["missing_keys"], *(name for name, *_shapes in found["mismatched_keys"])])
     if unfit:
         raise ModelError(
@@ -172,6 +172,19 @@ def load_model(
         revision=revision,
         base_hash=weight_hash(model),
     )
+
+
+@contextmanager
+def loading(model_id: str) -> Iterator[None]:
+    """Turn whatever goes wrong while files of a model are read into one sentence.
+
+    Raises:
+        ModelError: for every error that transformers raises there.
+    """
+    try:
+        yield
+    except _LOADING_ERRORS as error:
+        raise ModelError(f"cannot load the model '{model_id}': {_in_one_line(error)}") from error
 
 
 def _read_weights(source: str, revision: str | None, dtype: torch.dtype, trust_remote_code: bool) -> tuple[Any, Any]:

@@ -67,6 +67,7 @@ def write_results(opened: Run, baseline: Baseline) -> dict[str, Any]:
             "base_hash": opened.loaded.base_hash,
         },
         "settings": plain(as_settings(opened.config)),
+        "memory": plain(opened.plan),
         "prompts": {
             "fit": baseline.fit.counts(),
             "select": baseline.select.counts(),
