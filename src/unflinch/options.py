@@ -38,6 +38,8 @@ class ModelOptions:
     """Branch, tag or commit of a Hub model."""
     trust_remote_code: bool = False
     """Run code that comes with the model."""
+    load_in: Literal["8bit", "4bit"] | None = None
+    """Hold the linear layers' weights in 8 bits (LLM.int8) or 4 (NF4) while working; as they are if not given."""
     max_memory: float | None = None
     """GiB that may be used where the model is, this program included; what is free there if not given."""
 

@@ -79,6 +79,14 @@ TrustRemoteCode = Annotated[
     bool | None,
     typer.Option("--trust-remote-code", help="Run code that comes with the model: only if you trust its maker."),
 ]
+LoadIn = Annotated[
+    Literal["8bit", "4bit"] | None,
+    typer.Option(
+        metavar="BITS",
+        help="8bit or 4bit: hold the weights so, by bitsandbytes (extra 'formats'). A patch belongs to the form it was "
+        "made for.",
+    ),
+]
 MaxMemory = Annotated[
     float | None,
     typer.Option(metavar="GIB", help="Most memory to use where the model is. [default: what is free there]"),

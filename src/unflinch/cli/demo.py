@@ -22,6 +22,7 @@ def demo(
     seed: arg.Seed = None,
     dtype: arg.DType = None,
     device: arg.Device = None,
+    load_in: arg.LoadIn = None,
     max_memory: arg.MaxMemory = None,
     json: arg.Json = False,
 ) -> None:

@@ -25,6 +25,7 @@ def fit(
     device: arg.Device = None,
     revision: arg.Revision = None,
     trust_remote_code: arg.TrustRemoteCode = None,
+    load_in: arg.LoadIn = None,
     max_memory: arg.MaxMemory = None,
     json: arg.Json = False,
 ) -> None:

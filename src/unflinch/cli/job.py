@@ -26,6 +26,7 @@ _PLACES: dict[str, tuple[str, ...]] = {
     "device": ("model.device",),
     "revision": ("model.revision",),
     "trust_remote_code": ("model.trust_remote_code",),
+    "load_in": ("model.load_in",),
     "max_memory": ("model.max_memory",),
     "targets": ("prompts.targets",),
     "keep": ("prompts.keep",),

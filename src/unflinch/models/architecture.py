@@ -7,7 +7,6 @@ table goes through a structural reading of its modules; if that fails too, the e
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -97,9 +96,24 @@ def decoder_layers(model: PreTrainedModel, architecture: Architecture) -> nn.Mod
 
 
 def module_shape(model: PreTrainedModel, name: str) -> tuple[int, int]:
-    """Return how many input and output features a linear module has."""
-    module: Any = model.get_submodule(name)
-    return int(module.in_features), int(module.out_features)
+    """Return how many input and output features a linear module has.
+
+    Raises:
+        ArchitectureError: if it is none.
+    """
+    shape = linear_shape(model.get_submodule(name))
+    if shape is None:
+        raise ArchitectureError(
+            f"'{name}' of a model of type '{model.config.model_type}' is no linear module, so that no patch can be "
+            "attached to it; give a model of another family or format"
+        )
+    return shape
+
+
+def linear_shape(module: nn.Module | None) -> tuple[int, int] | None:
+    """Return the input and output features of a linear module, also a quantised one, which torch has no class for."""
+    inputs, outputs = getattr(module, "in_features", None), getattr(module, "out_features", None)
+    return (inputs, outputs) if isinstance(inputs, int) and isinstance(outputs, int) else None
 
 
 def _read_structure(model: PreTrainedModel) -> Architecture:

@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from unflinch.models.architecture import architecture_of, decoder_layers, module_shape
 from unflinch.models.forward import GRADIENT_TOKENS, READ_TOKENS, shared_prefix_length
 from unflinch.models.generate import WRITTEN_TOGETHER
+from unflinch.models.quantised import stored_linear_bytes
 
 GIB = 2**30
 _FLOAT = 4
@@ -43,6 +44,8 @@ class ModelShape:
     """Width of the keys of all heads: values are as wide."""
     edited: tuple[tuple[int, int], ...]
     """Inputs and outputs of the writers of one layer that a fit may change."""
+    stored_linear_bytes: float | None = None
+    """Of a weight in a linear module, where the file is quantised."""
 
 
 @dataclass(frozen=True)
@@ -134,16 +137,14 @@ def in_gib(size: float) -> str:
     return f"{size / GIB:.1f} GiB"
 
 
-def read_shape(source: str, revision: str | None, trust_remote_code: bool, all_writers: bool) -> ModelShape:
+def read_shape(config: PreTrainedConfig, trust_remote_code: bool, all_writers: bool) -> ModelShape:
     """Return the sizes of a model from its config.
 
     Args:
-        source: Hub id or folder.
-        revision: of a Hub model.
+        config: of the model.
         trust_remote_code: run code that comes with the model.
         all_writers: whether a fit changes attention's writers as well.
     """
-    config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     architecture = architecture_of(model)
@@ -162,6 +163,7 @@ def read_shape(source: str, revision: str | None, trust_remote_code: bool, all_w
         attention=writers[0][0],
         keys=writers[0][0] * keys // heads,
         edited=tuple(writers if all_writers else writers[-1:]),
+        stored_linear_bytes=stored_linear_bytes(config),
     )
 
 

@@ -154,8 +154,9 @@ def fit_patch(
         strength, stage = choose_strength(panel, live, stages.start, options, advance)
     table = [*stages.table, stage]
     final = Patch(scaled(best.factors, strength), loaded.base_hash)
-    weights = sum(p.numel() for p in loaded.model.parameters())
-    summary = PatchSummary(final.parameters, final.parameters / weights, options.rank, len(final.factors), strength)
+    summary = PatchSummary(
+        final.parameters, final.parameters / loaded.parameters, options.rank, len(final.factors), strength
+    )
     return final, table, summary
 
 

@@ -7,14 +7,13 @@ from dataclasses import replace
 from typing import TypeVar
 
 import torch
-from transformers import AutoTokenizer
 
 from unflinch.config import RunConfig, with_model
 from unflinch.data.prompts import Prompt
 from unflinch.data.splits import PromptSets, Splits
 from unflinch.errors import NotEnoughMemoryError
-from unflinch.models.chat import check_chat_template, encode_all
-from unflinch.models.load import loading, pick_device, pick_dtype, resolve_source
+from unflinch.models.chat import encode_all
+from unflinch.models.load import describe, loading, pick_device, pick_dtype
 from unflinch.models.memory import free_memory, memory_in_use
 from unflinch.models.memory_plan import (
     GIB,
@@ -27,6 +26,7 @@ from unflinch.models.memory_plan import (
     prompt_lengths,
     read_shape,
 )
+from unflinch.models.quantised import LINEAR_BYTES, can_quantise
 from unflinch.steps.baseline import ASKED_TOGETHER
 from unflinch.steps.fit import SHARES
 from unflinch.subspace.select import SEPARATING_SHARE
@@ -38,6 +38,8 @@ Sampled = Mapping[tuple[str, str], Sequence[Sequence[int]]]
 
 _PARTS = ("fit", "select", "test")
 _KINDS = ("targets", "keep", "guard", "ordinary")
+_NAMED = 3
+"""Settings that an error names as fitting; more would not be read."""
 _SAMPLED = 8
 """Prompts of a kind and split whose lengths are taken, from the shortest text to the longest."""
 
@@ -50,15 +52,11 @@ def plan_run(config: RunConfig, splits: Splits) -> MemoryPlan:
         NotEnoughMemoryError: if it cannot fit; names what would.
     """
     options = config.model
-    source = resolve_source(options.model)
+    described = describe(options.model, options.revision, options.trust_remote_code)
     with loading(options.model):
-        tokenizer = AutoTokenizer.from_pretrained(
-            source, revision=options.revision, trust_remote_code=options.trust_remote_code
-        )
-        check_chat_template(tokenizer, options.model)
-        shape = read_shape(source, options.revision, options.trust_remote_code, config.fit.writers == "all")
+        shape = read_shape(described.config, options.trust_remote_code, config.fit.writers == "all")
     sampled = {
-        (part, kind): encode_all(tokenizer, _sample(getattr(getattr(splits, part), kind)))
+        (part, kind): encode_all(described.tokenizer, _sample(getattr(getattr(splits, part), kind)))
         for part in _PARTS
         for kind in _KINDS
     }
@@ -78,7 +76,8 @@ def plan_for(config: RunConfig, splits: Splits, shape: ModelShape, sampled: Samp
     size = pick_dtype(options.dtype, device).itemsize
     used = memory_in_use(device)
     has = int(options.max_memory * GIB) if options.max_memory else used + free_memory(device)
-    held = Holding(size, float(size), used)
+    linear = LINEAR_BYTES[options.load_in] if options.load_in else shape.stored_linear_bytes or float(size)
+    held = Holding(size, linear, used)
     beside = None if device.type in {"cpu", "mps"} else free_memory(torch.device("cpu"))
     work = workload(config, splits, sampled)
     return plan_memory(shape, work, held, str(device), has, SEPARATING_SHARE, beside)
@@ -119,16 +118,18 @@ def _sample(prompts: Sequence[Prompt]) -> list[Prompt]:
 def _advice(config: RunConfig, splits: Splits, shape: ModelShape, sampled: Sampled) -> str:
     """Return which other settings would fit."""
     few = Splits(_fewer(splits.fit), _fewer(splits.select), _fewer(splits.test))
+    settings: list[dict[str, str]] = [{"dtype": "bfloat16"}]
+    if can_quantise(pick_device(config.model.device)) and shape.stored_linear_bytes is None:
+        settings += [{"load_in": "8bit"}, {"load_in": "4bit"}]
+    tries = [(changes, splits, "") for changes in settings] + [({}, few, "a quarter of the prompts")]
+    tries += [(changes, few, " and a quarter of the prompts") for changes in settings]
     fitting = []
-    for name, changed, prompts in (
-        ("dtype bfloat16", with_model(config, dtype="bfloat16"), splits),
-        ("a quarter of the prompts", config, few),
-        ("dtype bfloat16 and a quarter of the prompts", with_model(config, dtype="bfloat16"), few),
-    ):
-        plan = plan_for(changed, prompts, shape, sampled)
+    for changes, prompts, more in tries:
+        plan = plan_for(with_model(config, **changes), prompts, shape, sampled)
         if plan.fits:
-            fitting.append(f"{name} ({in_gib(plan.needs)})")
-    return f"would fit: {', '.join(fitting)}" if fitting else "take a smaller model or a larger machine"
+            named = " ".join(f"{name} {value}" for name, value in changes.items())
+            fitting.append(f"{named}{more} ({in_gib(plan.needs)})")
+    return f"would fit: {', '.join(fitting[:_NAMED])}" if fitting else "take a smaller model or a larger machine"
 
 
 def _fewer(sets: Sets) -> Sets:

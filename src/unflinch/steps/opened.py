@@ -72,4 +72,5 @@ def load_from(options: ModelOptions) -> LoadedModel:
         device=options.device,
         revision=options.revision,
         trust_remote_code=options.trust_remote_code,
+        load_in=options.load_in,
     )

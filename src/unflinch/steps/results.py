@@ -62,7 +62,7 @@ def write_results(opened: Run, baseline: Baseline) -> dict[str, Any]:
             "model_type": model.config.model_type,
             "revision": opened.loaded.revision,
             "dtype": opened.loaded.dtype_name,
-            "parameters": sum(p.numel() for p in model.parameters()),
+            "parameters": opened.loaded.parameters,
             "layers": opened.loaded.depth,
             "base_hash": opened.loaded.base_hash,
         },
