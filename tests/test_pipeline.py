@@ -46,7 +46,7 @@ def results_of(folder: Path) -> dict[str, Any]:
 
 
 def comparable(results: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in results.items() if key not in {"created", "seconds", "name"}}
+    return {key: value for key, value in results.items() if key not in {"created", "seconds", "name", "memory"}}
 
 
 def patch_tensors(folder: Path) -> dict[str, list[list[float]]]:

@@ -14,6 +14,7 @@ def load_base(
     trust_remote_code: bool | None,
     layers: str | None,
     writers: list[str] | None,
+    load_in: str | None = None,
 ) -> LoadedModel:
     """Return the model, loaded as the options say, and show meanwhile that it is being loaded."""
     with console.waiting(f"loading {model}"):
@@ -25,4 +26,5 @@ def load_base(
             trust_remote_code=bool(trust_remote_code),
             layers=layers,
             writers=tuple(writers or ()),
+            load_in=load_in,
         )

@@ -27,6 +27,8 @@ def fit(
     trust_remote_code: arg.TrustRemoteCode = None,
     layers: arg.Layers = None,
     writer: arg.Writer = None,
+    load_in: arg.LoadIn = None,
+    max_memory: arg.MaxMemory = None,
     json: arg.Json = False,
 ) -> None:
     """Fit a patch for MODEL, without measuring it on test prompts.

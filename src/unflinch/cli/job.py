@@ -28,6 +28,8 @@ _PLACES: dict[str, tuple[str, ...]] = {
     "trust_remote_code": ("model.trust_remote_code",),
     "layers": ("model.layers",),
     "writer": ("model.writers",),
+    "load_in": ("model.load_in",),
+    "max_memory": ("model.max_memory",),
     "targets": ("prompts.targets",),
     "keep": ("prompts.keep",),
     "ordinary": ("prompts.ordinary",),

@@ -29,6 +29,7 @@ def mine(
     trust_remote_code: arg.TrustRemoteCode = None,
     layers: arg.Layers = None,
     writer: arg.Writer = None,
+    load_in: arg.LoadIn = None,
     json: arg.Json = False,
 ) -> None:
     """Find the harmless prompts that MODEL refuses.

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from unflinch.errors import ArchitectureError
-from unflinch.models.families import ARCHITECTURES, EXPERTS, OVERRIDE, Architecture, Block
+from unflinch.models.families import ARCHITECTURES, EXPERTS, OVERRIDE, Architecture, Block, Kind
 from unflinch.models.layers import (
     blocks_of,
     can_write,
     decoder_layers,
     decoder_of,
     find,
+    linear_shape,
     listed,
     module_lists,
     weights_with_output,
@@ -67,9 +68,9 @@ def _named(model: PreTrainedModel, layers: str | None, writers: tuple[str, ...])
     row = Architecture(model.config.model_type, blocks, path, "named")
     found = decoder_layers(model, row)
     for writer in writers:
-        kinds = {type(module) for layer in found if (module := find(layer, writer)) is not None}
-        if not kinds or not all(issubclass(kind, nn.Linear) for kind in kinds):
-            seen = ", ".join(kind.__name__ for kind in kinds) or "nothing"
+        there = [module for layer in found if (module := find(layer, writer)) is not None]
+        if not there or not all(map(linear_shape, there)):
+            seen = ", ".join(sorted({type(module).__name__ for module in there})) or "nothing"
             raise ArchitectureError(
                 f"writer '{writer}' should be a linear module in layers of '{path}', found {seen}; "
                 f"linear modules there are {listed(dict.fromkeys(n for layer in found for n in _linears(layer)))}"
@@ -130,7 +131,7 @@ def read_structure(model: PreTrainedModel, path: str | None = None) -> Architect
         last = max(children, key=lambda name: _latest(children[name], order))
         for name, of_child in found.items():
             for block in of_child:
-                dense = "feed-forward" if name == last else "mixer"
+                dense: Kind = "feed-forward" if name == last else "mixer"
                 blocks[block.writer] = block if block.left else replace(block, kind=dense)
     return replace(row, blocks=tuple(blocks.values()), source="structure")
 
@@ -142,7 +143,7 @@ def _running_order(model: PreTrainedModel) -> dict[nn.Module, int]:
         ArchitectureError: if the model cannot be run on ids alone.
     """
     ran: list[nn.Module] = []
-    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    linear = [module for module in model.modules() if linear_shape(module)]
     handles = [module.register_forward_hook(lambda module, _args, _output: ran.append(module)) for module in linear]
     try:
         with torch.no_grad():
@@ -162,7 +163,7 @@ def _latest(part: nn.Module, order: dict[nn.Module, int]) -> int:
 def _read_child(name: str, child: nn.Module, width: int, order: dict[nn.Module, int]) -> list[Block]:
     """Return the blocks of one child of a layer of an unknown family; none if there is nothing that is understood."""
     found = {f"{name}.{n}".rstrip("."): part for n, part in weights_with_output(child, width)}
-    linear = {n: part for n, part in found.items() if isinstance(part, nn.Linear)}
+    linear = {n: part for n, part in found.items() if isinstance(part, nn.Module)}
     whole = [n for n in linear if not any(part.isdecimal() for part in n.split("."))]
     whole.sort(key=lambda n: order.get(linear[n], -1))
     experts = [n for n, part in found.items() if isinstance(part, Tensor) and part.ndim > 2]
@@ -182,11 +183,11 @@ def _only_list(model: PreTrainedModel, config: object) -> str:
             f"num_hidden_layers={depth} decoder layers of width {width}, found {', '.join(lists) or 'none'}; "
             f"docs/MODELS.md lists the known families: {OVERRIDE}"
         )
-    return lists[0]
+    return str(lists[0])
 
 
 def _linears(layer: nn.Module) -> list[str]:
-    return [name for name, module in layer.named_modules() if isinstance(module, nn.Linear)]
+    return [name for name, module in layer.named_modules() if linear_shape(module)]
 
 
 def _name_of(model: nn.Module, part: nn.Module) -> str:

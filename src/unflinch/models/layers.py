@@ -60,6 +60,27 @@ def find(layer: nn.Module, path: str) -> nn.Module | Tensor | None:
     return found if isinstance(found, nn.Module | Tensor) else None
 
 
+def module_shape(model: PreTrainedModel, name: str) -> tuple[int, int]:
+    """Return how many input and output features a linear module has.
+
+    Raises:
+        ArchitectureError: if it is none.
+    """
+    shape = linear_shape(model.get_submodule(name))
+    if shape is None:
+        raise ArchitectureError(
+            f"'{name}' of a model of type '{model.config.model_type}' is no linear module, so that no patch can be "
+            "attached to it; give a model of another family or format"
+        )
+    return shape
+
+
+def linear_shape(module: object) -> tuple[int, int] | None:
+    """Return the input and output features of a linear module, also a quantised one, which torch has no class for."""
+    inputs, outputs = getattr(module, "in_features", None), getattr(module, "out_features", None)
+    return (inputs, outputs) if isinstance(inputs, int) and isinstance(outputs, int) else None
+
+
 def can_write(module: nn.Module, width: int) -> bool:
     """Return whether a module holds weights that could give it an output as wide as the residual stream."""
     return any(True for _ in weights_with_output(module, width))
@@ -71,8 +92,9 @@ def weights_with_output(module: nn.Module, width: int) -> Iterator[tuple[str, nn
     Convolutions and embeddings are left out: they mix tokens, or read ids.
     """
     for name, part in module.named_modules():
-        if isinstance(part, nn.Linear):
-            if part.out_features == width:
+        shape = linear_shape(part)
+        if shape is not None:
+            if shape[1] == width:
                 yield name, part
         elif not isinstance(part, nn.Embedding | nn.Conv1d):
             for own, weight in part.named_parameters(recurse=False):

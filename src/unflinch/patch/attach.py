@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from unflinch.artifacts import LowRankFactors, Patch
 from unflinch.errors import PatchError
 from unflinch.models.families import OVERRIDE
+from unflinch.models.layers import linear_shape
 
 ADAPTER = "default"
 
@@ -146,13 +147,12 @@ def _check_fits(model: PreTrainedModel, patch: Patch) -> None:
         raise PatchError("the patch changes no module; fetch or fit it again")
     modules = dict(model.named_modules())
     for name, factors in patch.factors.items():
-        module = modules.get(name)
-        if not isinstance(module, nn.Linear):
+        expected = linear_shape(modules.get(name))
+        if expected is None:
             raise PatchError(
                 f"the patch changes '{name}', which this model does not have as a linear module; "
                 "give the base model that the patch was made for"
             )
-        expected = (module.in_features, module.out_features)
         given = (factors.a.shape[1], factors.b.shape[0])
         if expected != given:
             raise PatchError(
