@@ -183,7 +183,7 @@ def _only_list(model: PreTrainedModel, config: object) -> str:
             f"num_hidden_layers={depth} decoder layers of width {width}, found {', '.join(lists) or 'none'}; "
             f"docs/MODELS.md lists the known families: {OVERRIDE}"
         )
-    return str(lists[0])
+    return lists[0]
 
 
 def _linears(layer: nn.Module) -> list[str]:
@@ -191,4 +191,4 @@ def _linears(layer: nn.Module) -> list[str]:
 
 
 def _name_of(model: nn.Module, part: nn.Module) -> str:
-    return next(name for name, module in model.named_modules() if module is part)
+    return next(str(name) for name, module in model.named_modules() if module is part)

@@ -209,12 +209,7 @@ def load_model(
             described, revision, kind, trust_remote_code, settings, where if quantisation else None
         )
         model = (model if quantisation else model.to(where)).eval().requires_grad_(False)
-    unfit = sorted([*found["missing_keys"], *(name for name, *_shapes in found["mismatched_keys"])])
-    if unfit:
-        raise ModelError(
-            f"the weights of '{model_id}' do not fit its config: {len(unfit)} are missing or of another shape, "
-            f"{unfit[0]} for one; fetch the model again"
-        )
+    _check_found(found, model_id)
     gc.collect()
     architecture = architecture_of(model, layers, writers)
     if architecture.source != "table":
@@ -283,6 +278,16 @@ def _read_weights(
     )
     model, found = read
     return model, found
+
+
+def _check_found(found: Any, model_id: str) -> None:
+    """Raise `ModelError` if a weight is missing or has another shape than its config says."""
+    unfit = sorted([*found["missing_keys"], *(name for name, *_shapes in found["mismatched_keys"])])
+    if unfit:
+        raise ModelError(
+            f"the weights of '{model_id}' do not fit its config: {len(unfit)} are missing or of another shape, "
+            f"{unfit[0]} for one; fetch the model again"
+        )
 
 
 def _in_one_line(error: Exception) -> str:
