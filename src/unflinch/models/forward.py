@@ -18,6 +18,8 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from unflinch.errors import ArchitectureError
+from unflinch.launch import workers
+from unflinch.models.workers import own_share, summed
 
 PADDING_ID = 0
 """Padding is masked, so any id in the vocabulary will do; the config's own may be missing or lie outside."""
@@ -161,6 +163,7 @@ def scored_hidden(
     *,
     lengths: Sequence[int] | None = None,
     batch_tokens: int = 2048,
+    alone: bool = False,
 ) -> Float[Tensor, "rows scored width"]:
     """Return the final hidden states at the last `scored` positions of every sequence, in their order.
 
@@ -171,6 +174,8 @@ def scored_hidden(
         lengths: how many of them count, sequence by sequence, where answers differ in length; the columns before
             those hold nothing of use.
         batch_tokens: most padded tokens a batch.
+        alone: this worker reads all sequences, which may be other ones than other workers read, and the result can be
+            differentiated; else all workers read the same ones together.
 
     Raises:
         ValueError: if a sequence is shorter than the positions that count.
@@ -182,14 +187,18 @@ def scored_hidden(
     pieces: list[Tensor] = []
     order: list[int] = []
     prefixes: Prefixes = {}
-    for rows in length_sorted_batches(sequences, batch_tokens):
+    batches = length_sorted_batches(sequences, batch_tokens)
+    for rows in batches if alone else own_share(batches):
         reserve = min(len(sequences[i]) for i in rows) - min(len(sequences[i]) - wanted[i] for i in rows)
         batch = pad_batch([sequences[i] for i in rows], reserve, PADDING_ID, model.device, share)
         hidden = run_decoder(model, batch, prefixes)[0][:, -scored:]
         pieces.append(torch.nn.functional.pad(hidden, (0, 0, scored - hidden.shape[1], 0)))
         order += rows
-    places = torch.tensor(order, device=model.device).argsort()
-    return torch.cat(pieces)[places]
+    if alone or workers() == 1:
+        return torch.cat(pieces)[torch.tensor(order).argsort()]
+    whole = torch.zeros(len(sequences), scored, model.config.get_text_config().hidden_size)
+    whole[order] = torch.cat([whole[:0], *(piece.float().cpu() for piece in pieces)])
+    return summed({"": whole})[""].to(model.device, model.dtype)
 
 
 def last_logits(model: PreTrainedModel, sequences: Sequence[Ids]) -> Iterator[Float[Tensor, "some vocab"]]:
@@ -208,7 +217,7 @@ def check_forward(model: PreTrainedModel) -> None:
     """
     sequences = [(5, 3, 6, 1, 2, 4), (7, 2, 1)]
     try:
-        ours = logits_from_hidden(model, scored_hidden(model, sequences, 1))[:, 0]
+        ours = logits_from_hidden(model, scored_hidden(model, sequences, 1, alone=True))[:, 0]
         own = [model(input_ids=torch.tensor([s], device=model.device)).logits[0, -1].float() for s in sequences]
     except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
         raise ArchitectureError(f"model type '{model.config.model_type}' cannot be run in parts ({error})") from error

@@ -11,8 +11,10 @@ from typing import Any
 from unflinch.config import RunConfig, as_settings
 from unflinch.data.splits import Splits
 from unflinch.models.load import LoadedModel, load_model
+from unflinch.models.workers import all_or_none
 from unflinch.options import ModelOptions
-from unflinch.run_folder import RunFolder, open_run
+from unflinch.run_folder import RunFolder
+from unflinch.steps.mirror import mirror_step, open_for_all
 from unflinch.steps.prepare import load_splits
 from unflinch.steps.progress import Progress, silent
 
@@ -36,6 +38,7 @@ class Run:
         if not self.folder.done(name):
             started = time.perf_counter()
             self.folder.write_step(name, work(), time.perf_counter() - started)
+            mirror_step(self.folder, name)
         stored = self.folder.read_step(name)
         self.step_done(name, headline(stored["data"]), stored["seconds"])
         return stored["data"]
@@ -45,17 +48,19 @@ def start_run(
     config: RunConfig, folder: Path, resume: bool, progress: Progress | None, step_done: StepDone | None
 ) -> Run:
     """Return an open run: prompts are checked first, then the folder is made, then the model is loaded."""
-    splits = load_splits(config.prompts)
-    opened = open_run(folder, as_settings(config), resume)
+    splits = all_or_none(lambda: load_splits(config.prompts))
+    opened = open_for_all(folder, as_settings(config), resume)
     return Run(config, opened, load_from(config.model), splits, progress or silent, step_done or (lambda *_: None))
 
 
 def load_from(options: ModelOptions) -> LoadedModel:
     """Return the model that the options name."""
-    return load_model(
-        options.model,
-        dtype=options.dtype,
-        device=options.device,
-        revision=options.revision,
-        trust_remote_code=options.trust_remote_code,
+    return all_or_none(
+        lambda: load_model(
+            options.model,
+            dtype=options.dtype,
+            device=options.device,
+            revision=options.revision,
+            trust_remote_code=options.trust_remote_code,
+        )
     )
