@@ -25,7 +25,8 @@ from unflinch.cli.report import report
 from unflinch.cli.run import run
 from unflinch.cli.scan import scan
 from unflinch.cli.validate import validate
-from unflinch.errors import UnflinchError
+from unflinch.errors import InputError, UnflinchError
+from unflinch.launch import is_first
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False)
 for command in (demo, run, mine, scan, fit, validate, bench, report, chat, apply, judge):
@@ -97,7 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             traceback.print_exception(error)
         from unflinch.cli import console
 
-        console.error(sentence)
+        if is_first() or not isinstance(error, InputError):  # a user's mistake is the same on every worker
+            console.error(sentence)
     sys.exit(code)
 
 

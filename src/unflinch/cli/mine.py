@@ -43,6 +43,7 @@ def mine(
     from unflinch.data.mine import spectrum, write_prompts
     from unflinch.data.prompts import bundled, load_prompts
     from unflinch.errors import InputError
+    from unflinch.launch import is_first
     from unflinch.run_folder import plain
 
     if out.exists() or not out.parent.is_dir():
@@ -54,7 +55,7 @@ def mine(
 
     with console.progress() as progress:
         found = ask_model(settings, asked, progress=progress)
-    if found.refused:
+    if found.refused and is_first():
         write_prompts(out, found.refused)
     spread = spectrum(found.refused)
     if json:

@@ -26,6 +26,7 @@ from transformers import (
 )
 
 from unflinch.errors import ConfigError, ModelError
+from unflinch.launch import local_rank, workers
 from unflinch.models.architecture import architecture_of
 from unflinch.models.chat import check_chat_template
 from unflinch.models.demo_model import WHEEL_MODELS, wheel_model_folder
@@ -83,14 +84,14 @@ class LoadedModel:
 
 
 def pick_device(device: str) -> torch.device:
-    """Return the device: `auto` is CUDA, else MPS, else CPU.
+    """Return the device: `auto` is CUDA, of several workers each one's own GPU, else MPS, else CPU.
 
     Raises:
         ConfigError: if the device does not exist here.
     """
     if device == "auto":
         if torch.cuda.is_available():
-            return torch.device("cuda")
+            return torch.device("cuda", local_rank()) if workers() > 1 else torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         picked = torch.device(device)

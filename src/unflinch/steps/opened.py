@@ -14,9 +14,11 @@ from unflinch.config import RunConfig, as_settings
 from unflinch.data.splits import Splits
 from unflinch.models.load import LoadedModel, load_model
 from unflinch.models.memory_plan import MemoryPlan
+from unflinch.models.workers import all_or_none
 from unflinch.options import ModelOptions
-from unflinch.run_folder import RunFolder, open_run
+from unflinch.run_folder import RunFolder
 from unflinch.steps.memory import plan_run
+from unflinch.steps.mirror import mirror_step, open_for_all
 from unflinch.steps.prepare import load_splits
 from unflinch.steps.progress import Progress, silent
 
@@ -41,6 +43,7 @@ class Run:
         if not self.folder.done(name):
             started = time.perf_counter()
             self.folder.write_step(name, work(), time.perf_counter() - started)
+            mirror_step(self.folder, name)
         stored = self.folder.read_step(name)
         self.step_done(name, headline(stored["data"]), stored["seconds"])
         return stored["data"]
@@ -57,22 +60,24 @@ def start_run(
     """Return an open run: prompts and memory are checked first, then the folder is made, then the model is loaded."""
     started = time.perf_counter()
     tell = step_done or (lambda *_: None)
-    splits = load_splits(config.prompts)
-    plan = plan_run(config, splits)
-    opened = open_run(folder, as_settings(config), resume)
+    splits = all_or_none(lambda: load_splits(config.prompts))
+    plan = all_or_none(lambda: plan_run(config, splits))
+    opened = open_for_all(folder, as_settings(config), resume)
     tell("memory", plan.headline(), time.perf_counter() - started)
     return Run(config, opened, load_from(config.model), splits, plan, progress or silent, tell)
 
 
 def load_from(options: ModelOptions) -> LoadedModel:
     """Return the model that the options name."""
-    return load_model(
-        options.model,
-        dtype=options.dtype,
-        device=options.device,
-        revision=options.revision,
-        trust_remote_code=options.trust_remote_code,
-        layers=options.layers,
-        writers=options.writers,
-        load_in=options.load_in,
+    return all_or_none(
+        lambda: load_model(
+            options.model,
+            dtype=options.dtype,
+            device=options.device,
+            revision=options.revision,
+            trust_remote_code=options.trust_remote_code,
+            layers=options.layers,
+            writers=options.writers,
+            load_in=options.load_in,
+        )
     )

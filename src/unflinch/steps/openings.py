@@ -11,6 +11,7 @@ from unflinch.models.chat import encode_all
 from unflinch.models.forward import Ids, last_logits
 from unflinch.models.generate import generate
 from unflinch.models.load import LoadedModel
+from unflinch.models.workers import by_first
 from unflinch.steps.baseline import BaselineSet
 from unflinch.steps.progress import Progress, counter
 from unflinch.validate.judges import RuleJudge
@@ -42,7 +43,8 @@ def model_openings(loaded: LoadedModel, sets: BaselineSet, tokens: int, progress
     refused = [a.label != "answers" for a in asked]
     judge = RuleJudge()
     prompts = [a.prompt for a in sets.refused("targets")][:_PROMPTS]
-    begun = _likely_beginnings(loaded, encode_all(loaded.tokenizer, prompts))
+    likely = _likely_beginnings(loaded, encode_all(loaded.tokenizer, prompts))
+    begun = by_first(lambda: likely)
     advance = counter(progress, "scan: how refusals begin", len(begun))
     sequences = [sequence for _, sequence in begun]
     rest = generate(loaded.model, loaded.tokenizer, sequences, tokens - 1, advance=advance)

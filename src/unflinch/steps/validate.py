@@ -15,6 +15,7 @@ from unflinch.metrics.kl import kl_distribution, kl_divergence
 from unflinch.models.chat import encode_all
 from unflinch.models.forward import logits_from_hidden, scored_hidden
 from unflinch.models.load import LoadedModel
+from unflinch.models.workers import by_first
 from unflinch.options import ValidateOptions
 from unflinch.patch.attach import attached
 from unflinch.results import (
@@ -42,7 +43,7 @@ def kl_report(panel: HeldOutPanel, kl: SequenceKL, noise_floor: float, change: C
     """Return the KL distributions with the prompts that changed most, and both answers to them."""
     first, sequence = kl.first_token, kl.sequence_mean
     ordinary = panel.ordinary
-    worst = sorted(range(len(first)), key=lambda i: -max(first[i], sequence[i]))[:_WORST]
+    worst = by_first(lambda: sorted(range(len(first)), key=lambda i: -max(first[i], sequence[i]))[:_WORST])
     with change():
         answers = panel.ask(
             [ordinary.prompts[i] for i in worst], "validate: the worst prompts", panel.options.kl_tokens
