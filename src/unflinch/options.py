@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from math import inf, isfinite
 from typing import Literal
@@ -264,3 +265,34 @@ class BenchOptions:
             raise ConfigError(
                 "options bench.mmlu, bench.hellaswag and bench.gsm8k are all 0; ask items of at least one"
             )
+
+
+GeneratedKind = Literal["targets", "ordinary"]
+
+
+@dataclass(frozen=True)
+class GenerateOptions:
+    """Which new prompts a language model is asked for, and how."""
+
+    kind: GeneratedKind = "targets"
+    """`targets`, harmless prompts that sound as if they were not, or `ordinary` ones."""
+    categories: tuple[str, ...] = ()
+    """Names of categories; those of the bundled set if none is given."""
+    languages: tuple[str, ...] = ("en",)
+    """Language codes."""
+    per_category: int = 10
+    """How many prompts are wanted in each category and language."""
+    batch: int = 10
+    """How many are asked for at once."""
+    temperature: float = 1.0
+    """Of the sampling; lower values repeat themselves."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        _at_least("per_category", self.per_category, 1)
+        _at_least("batch", self.batch, 1)
+        _at_least("temperature", self.temperature, 0)
+        if not self.languages or not all(re.fullmatch(r"[a-z]{2,3}(-[A-Za-z]+)?", one) for one in self.languages):
+            raise ConfigError(f"languages are {', '.join(self.languages) or 'none'}; expected codes such as en or fr")
+        if not all(name.strip() for name in self.categories):
+            raise ConfigError("a category has a blank name; expected words, such as chemistry_lab_safety")
