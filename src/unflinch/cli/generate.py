@@ -89,11 +89,16 @@ def generate(
         console.warning(f"{n} of {per_category} prompts are missing in {name}, {code}: the model wrote no new ones")
     mined = mine_to(refused, settings, found.prompts) if refused and settings and found.prompts else None
     if json:
-        facts = plain(found.counts) | {"before": found.before, "written": len(found.prompts), "out": str(out)}
+        facts = plain(found.counts) | {
+            "before": found.before,
+            "written": len(found.prompts),
+            "out": str(out) if found.prompts else None,
+        }
         console.show_json(facts | ({"mined": mined_facts(mined, refused)} if mined and refused else {}))
         return
     console.show(tables.generation_summary(found.counts))
-    console.show_line(f"{len(found.prompts)} prompts are in {out}, {found.before} of them were there before")
+    n = len(found.prompts)
+    console.show_line(f"{n} prompts are in {out}, {found.before} of them from before" if n else "nothing was written")
     if mined and refused:
         show_mined(mined, refused)
 

@@ -35,8 +35,8 @@ SAME_WORDS = 0.7
 """Jaccard similarity of the sets of words from which two prompts are near duplicates."""
 FRUITLESS_REPLIES = 3
 """After so many replies in a row of which nothing was kept, a category and language is given up."""
-UNREADABLE_REPLIES = 5
-"""After so many replies in a row that list no prompts, the model is not asked any more."""
+UNREADABLE_REPLIES = 3
+"""If so many first replies list no prompts, the model is not asked any more."""
 MAX_REPLY_TOKENS = 2048
 
 
@@ -48,12 +48,10 @@ class _State:
     screen: Screen
     known: NearDuplicates
     prompts: list[Prompt]
-    dropped: Counter[str] = field(default_factory=Counter)
+    ends: Counter[str] = field(default_factory=Counter)
     """How many prompts came to which end, by the names of `GenerationCounts`."""
     fruitless: Counter[Cell] = field(default_factory=Counter)
     """Replies in a row of which nothing was kept."""
-    unreadable: int = 0
-    """Replies in a row that list no prompts."""
 
     def have(self, cell: Cell) -> list[str]:
         return [prompt.text for prompt in self.prompts if (prompt.category, prompt.language) == cell]
@@ -100,7 +98,7 @@ def generate_prompts(
             advance(_ask(endpoint, options, cell, shown, state))
     missing = {cell: options.per_category - len(state.have(cell)) for cell in cells}
     return GeneratedPrompts(
-        tuple(state.prompts), len(before), _counts(state.dropped), {c: n for c, n in missing.items() if n > 0}
+        tuple(state.prompts), len(before), _counts(state.ends), {c: n for c, n in missing.items() if n > 0}
     )
 
 
@@ -111,12 +109,12 @@ def _ask(endpoint: ChatEndpoint, options: GenerateOptions, cell: Cell, shown: tu
     message = {"role": "user", "content": text}
     reply = endpoint.ask([message], visible, temperature=options.temperature, max_tokens=MAX_REPLY_TOKENS)
     listed = read_prompts(reply)[: options.batch]
-    _check_readable(listed, reply, state)
-    state.dropped.update(asked=options.batch, replies=1, received=len(listed), unreadable_replies=not listed)
+    state.ends.update(asked=options.batch, replies=1, received=len(listed), unreadable_replies=not listed)
+    _check_readable(reply, state.ends)
     kept = 0
     for one in listed:
         end = "surplus" if len(there) + kept >= options.per_category else _end(one, cell, state)
-        state.dropped[end] += 1
+        state.ends[end] += 1
         if end == "kept":
             kept += 1
             state.known.add(one)
@@ -127,13 +125,12 @@ def _ask(endpoint: ChatEndpoint, options: GenerateOptions, cell: Cell, shown: tu
     return kept
 
 
-def _check_readable(listed: list[str], reply: str, state: _State) -> None:
-    """Raise `EndpointError` if too many replies in a row list no prompts."""
-    state.unreadable = 0 if listed else state.unreadable + 1
-    if state.unreadable == UNREADABLE_REPLIES:
+def _check_readable(reply: str, ends: Counter[str]) -> None:
+    """Raise `EndpointError` if the model has listed no prompts at all in its first replies."""
+    if ends["replies"] == ends["unreadable_replies"] == UNREADABLE_REPLIES:
         raise EndpointError(
-            f"{UNREADABLE_REPLIES} replies in a row list no prompts, the last one begins {reply[:60]!r}; expected a "
-            "JSON array of strings: ask a larger model, or one that was trained to follow instructions"
+            f"{UNREADABLE_REPLIES} replies list no prompts, the last one begins {reply[:60]!r}; expected a JSON array "
+            "of strings: ask a larger model, or one that was trained to follow instructions"
         )
 
 
