@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from math import inf, isfinite
 from typing import Literal
@@ -268,6 +267,15 @@ class BenchOptions:
 
 
 GeneratedKind = Literal["targets", "ordinary"]
+GENERATED_LANGUAGES = {
+    "en": "English",
+    "de": "German",
+    "es": "Spanish",
+    "fr": "French",
+    "ru": "Russian",
+    "zh": "Chinese",
+}
+"""Languages of the bundled prompts, by code: in any other there is nothing to tell what is too close to a keep prompt."""
 
 
 @dataclass(frozen=True)
@@ -292,7 +300,11 @@ class GenerateOptions:
         _at_least("per_category", self.per_category, 1)
         _at_least("batch", self.batch, 1)
         _at_least("temperature", self.temperature, 0)
-        if not self.languages or not all(re.fullmatch(r"[a-z]{2,3}(-[A-Za-z]+)?", one) for one in self.languages):
-            raise ConfigError(f"languages are {', '.join(self.languages) or 'none'}; expected codes such as en or fr")
+        unknown = [code for code in self.languages if code not in GENERATED_LANGUAGES]
+        if unknown or not self.languages:
+            raise ConfigError(
+                f"languages are {', '.join(self.languages) or 'none'}; expected some of "
+                f"{', '.join(GENERATED_LANGUAGES)}: new prompts are screened by bundled ones, which are in these alone"
+            )
         if not all(name.strip() for name in self.categories):
             raise ConfigError("a category has a blank name; expected words, such as chemistry_lab_safety")

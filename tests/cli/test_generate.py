@@ -132,7 +132,7 @@ def test_a_file_that_exists_is_never_overwritten(unflinch: Unflinch) -> None:
         (("--refused", "r.jsonl"), "no model"),
         (("demo", "--refused", "r.jsonl", "--kind", "ordinary"), "--kind targets"),
         (("demo", "--refused", "r.jsonl", "--category", "one"), "more than one category"),
-        (("--language", "English"), "codes such as en"),
+        (("--language", "it"), "expected some of en, de, es, fr, ru, zh"),
         (("--category", " "), "blank"),
         (("--per-category", "0"), "at least 1"),
         (("--timeout", "0"), "timeout"),

@@ -66,7 +66,7 @@ def test_a_request_says_what_is_wanted_and_asks_for_harmless_prompts_alone() -> 
     assert json.dumps(PAIR, ensure_ascii=False) in text
     assert '"19"' in text
     assert '"old"' not in text  # the newest ten alone
-    assert "code it" in request_text("ordinary", "code", "it", 7, [], [])
+    assert "Examples" not in request_text("ordinary", "code", "de", 7, [], [])
 
 
 def test_examples_are_of_the_category_and_of_the_fit_part() -> None:

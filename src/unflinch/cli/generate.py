@@ -35,7 +35,8 @@ Categories = Annotated[
     typer.Option(metavar="NAME", help="A category, bundled or new; may be given again. [default: all bundled ones]"),
 ]
 Languages = Annotated[
-    list[str] | None, typer.Option(metavar="CODE", help="A language code; may be given again. [default: en]")
+    list[str] | None,
+    typer.Option(metavar="CODE", help="en, de, es, fr, ru or zh; may be given again. [default: en]"),
 ]
 PerCategory = Annotated[int, typer.Option(metavar="N", help="Prompts wanted in each category and language.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with --out FILE; what it holds counts.")]

@@ -76,10 +76,8 @@ def guess_language(text: str) -> str | None:
 
 
 def is_other_language(text: str, language: str) -> bool:
-    """Whether a text is in another language than the one given, as far as its letters and commonest words tell.
+    """Whether a text is in another of our six languages than the one given, as far as letters and commonest words tell.
 
-    False where they do not, and for a `language` that is none of our six.
+    False where they do not.
     """
-    if language not in (*_SETS, "zh"):
-        return False
     return other_script_share(text, language) > _MOSTLY or guess_language(text) not in (None, language)
