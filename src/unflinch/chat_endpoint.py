@@ -26,8 +26,17 @@ MAX_REPLY_BYTES: Final = 1_000_000
 """Longer replies are not read."""
 
 
+LONGEST_WAIT: Final = 60.0
+"""Most seconds of a pause that the endpoint itself asks for."""
+
+
 class UnusableReplyError(Exception):
     """A failure that another try may not have; its text continues "the endpoint ..."."""
+
+    def __init__(self, failure: str, wait: float = 0.0) -> None:
+        super().__init__(failure)
+        self.wait = wait
+        """Seconds that the endpoint asks to be left alone."""
 
 
 class _NoRedirect(HTTPRedirectHandler):
@@ -46,7 +55,7 @@ class ChatEndpoint:
         key: Sent as bearer token if not empty; it never stands in an error or a log line.
         timeout: Most seconds for one request, however slowly the reply drips.
         tries: How often a request is made before it is given up.
-        pause: Seconds before the second try; doubled before each further one.
+        pause: Seconds before the second try; doubled before each further one. Longer where the endpoint says so.
 
     Raises:
         ConfigError: if the URL is none, or a number is out of range.
@@ -95,7 +104,7 @@ class ChatEndpoint:
                 if turn == self._tries:
                     raise EndpointError(f"the endpoint {self._url} {error}; {turn} tries were made") from None
                 logger.info("the endpoint %s %s; trying again", self._url, error)
-                time.sleep(self._pause * 2 ** (turn - 1))
+                time.sleep(max(self._pause * 2 ** (turn - 1), error.wait))
         raise AssertionError("the last try returns or raises")
 
     def _post(self, body: bytes) -> bytes:
@@ -113,7 +122,9 @@ class ChatEndpoint:
         except HTTPError as error:
             with error:
                 if error.code in (408, 409, 425, 429) or error.code >= 500:
-                    raise UnusableReplyError(f"answered with HTTP status {error.code}") from None
+                    asked = error.headers.get("Retry-After", "")  # seconds; as a date it is not heeded
+                    wait = min(float(asked), LONGEST_WAIT) if asked.isdecimal() else 0.0
+                    raise UnusableReplyError(f"answered with HTTP status {error.code}", wait) from None
                 hint = {401: ": check the key", 403: ": check the key", 404: ": check URL and model"}
                 found = f"HTTP status {error.code}{hint.get(error.code, '')}"
             raise EndpointError(f"the endpoint {self._url} answered with {found}") from None

@@ -275,7 +275,7 @@ GENERATED_LANGUAGES = {
     "ru": "Russian",
     "zh": "Chinese",
 }
-"""Languages of the bundled prompts, by code: in any other there is nothing to tell what is too close to a keep prompt."""
+"""Languages of the bundled prompts, by code: in others nothing tells what is too close to a keep prompt."""
 
 
 @dataclass(frozen=True)
@@ -292,14 +292,11 @@ class GenerateOptions:
     """How many prompts are wanted in each category and language."""
     batch: int = 10
     """How many are asked for at once."""
-    temperature: float = 1.0
-    """Of the sampling; lower values repeat themselves."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
         _at_least("per_category", self.per_category, 1)
         _at_least("batch", self.batch, 1)
-        _at_least("temperature", self.temperature, 0)
         unknown = [code for code in self.languages if code not in GENERATED_LANGUAGES]
         if unknown or not self.languages:
             raise ConfigError(

@@ -13,10 +13,10 @@ from unflinch.data.splits import PromptSets, split_prompts
 @pytest.fixture(scope="module")
 def halves() -> tuple[PromptSets, PromptSets]:
     """A part of the bundled prompts, as one half to learn from and one to try, twins together."""
-    targets = [prompt for prompt in bundled("targets") if prompt.language == "en"][:900]
+    targets = [prompt for prompt in bundled("targets") if prompt.language == "en"][:500]
     texts = {prompt.text for prompt in targets}
     keep = [prompt for prompt in bundled("keep") if prompt.contrast_of in texts]
-    splits = split_prompts(targets, keep, bundled("guard"), bundled("ordinary")[:600], (0.6, 0.0, 0.4))
+    splits = split_prompts(targets, keep, bundled("guard"), bundled("ordinary")[:400], (0.6, 0.0, 0.4))
     return splits.fit, splits.test
 
 

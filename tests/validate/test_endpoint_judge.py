@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from chat_server import Respond, completion, reply, says, serving
 
-from unflinch.chat_endpoint import MAX_REPLY_BYTES, ChatEndpoint
+from unflinch.chat_endpoint import LONGEST_WAIT, MAX_REPLY_BYTES, ChatEndpoint
 from unflinch.errors import ConfigError, JudgeError
 from unflinch.results import LABELS
 from unflinch.validate.endpoint_judge import EndpointJudge
@@ -85,6 +85,16 @@ def test_a_failure_that_may_pass_is_tried_again(status: int) -> None:
     with serving(respond) as endpoint:
         assert judge_at(endpoint.url)("How?", "Like this.").label == "refuses"
     assert len(endpoint.bodies) == 3
+
+
+@pytest.mark.parametrize(("asked", "waited"), [("7", 7), ("999999", LONGEST_WAIT), ("soon", 0), ("", 0), ("-3", 0)])
+def test_a_busy_endpoint_is_left_alone_for_as_long_as_it_asks_within_bounds(
+    monkeypatch: pytest.MonkeyPatch, asked: str, waited: float
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr("unflinch.chat_endpoint.time.sleep", pauses.append)
+    failure(lambda connection, _: reply(connection, b"", 429, **{"Retry-After": asked}), tries=2)
+    assert pauses == [waited]
 
 
 def test_a_failure_that_stays_is_told_after_the_last_try() -> None:

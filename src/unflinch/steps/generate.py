@@ -38,6 +38,8 @@ FRUITLESS_REPLIES = 3
 UNREADABLE_REPLIES = 3
 """If so many first replies list no prompts, the model is not asked any more."""
 MAX_REPLY_TOKENS = 2048
+TEMPERATURE = 1.0
+"""Of the model's sampling: at lower ones it repeats itself."""
 
 
 @dataclass
@@ -62,7 +64,8 @@ def generate_prompts(
 ) -> GeneratedPrompts:
     """Ask for new prompts until every category and language has as many as wanted, or its model has no new ones.
 
-    The file is replaced as a whole after every reply of which something was kept. Prompts that it holds count as there.
+    The file is replaced as a whole after every reply of which something was kept. Prompts that it holds count,
+    as they are.
 
     Args:
         endpoint: the model that writes them.
@@ -107,7 +110,7 @@ def _ask(endpoint: ChatEndpoint, options: GenerateOptions, cell: Cell, shown: tu
     there = state.have(cell)
     text = request_text(options.kind, *cell, options.batch, shown, there)
     message = {"role": "user", "content": text}
-    reply = endpoint.ask([message], visible, temperature=options.temperature, max_tokens=MAX_REPLY_TOKENS)
+    reply = endpoint.ask([message], visible, temperature=TEMPERATURE, max_tokens=MAX_REPLY_TOKENS)
     listed = read_prompts(reply)[: options.batch]
     state.ends.update(asked=options.batch, replies=1, received=len(listed), unreadable_replies=not listed)
     _check_readable(reply, state.ends)
