@@ -6,6 +6,7 @@ UnflinchError                 any failure with a message meant for the user
 │   ├── PromptFileError       a prompt file that cannot be read, naming file and line
 │   ├── PromptSetError        prompts that can be read but not used (empty, one category, a guard prompt among targets)
 │   ├── ConfigError           unknown or impossible option
+│   ├── NotEnoughMemoryError  a run that cannot fit into the memory
 │   ├── ModelError            a model that cannot be loaded or used
 │   │   └── ArchitectureError a model whose modules were not recognised
 │   ├── PatchError            a patch that does not belong to the model, or is damaged
@@ -41,6 +42,10 @@ class PromptSetError(InputError):
 
 class ConfigError(InputError):
     """An unknown option, or a value outside its range."""
+
+
+class NotEnoughMemoryError(InputError):
+    """A run that needs more memory than there is."""
 
 
 class ModelError(InputError):

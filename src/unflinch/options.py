@@ -38,6 +38,20 @@ class ModelOptions:
     """Branch, tag or commit of a Hub model."""
     trust_remote_code: bool = False
     """Run code that comes with the model."""
+    layers: str | None = None
+    """Path of the decoder layers' list, such as `model.layers`, for a family that is not recognised."""
+    writers: tuple[str, ...] = ()
+    """Linear modules of a layer that write into the residual stream, such as `mlp.down_proj`: these are changed, in
+    place of those that the family's row names."""
+    load_in: Literal["8bit", "4bit"] | None = None
+    """Hold the linear layers' weights in 8 bits (LLM.int8) or 4 (NF4) while working; as they are if not given."""
+    max_memory: float | None = None
+    """GiB that may be used where the model is, this program included; what is free there if not given."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        if self.max_memory is not None:
+            _above_zero("model.max_memory", self.max_memory)
 
 
 @dataclass(frozen=True)

@@ -143,9 +143,10 @@ def fit_patch(opened: Run, baseline: Baseline, scan: Scan) -> None:
 
     def work() -> dict[str, Any]:
         checkpoint = store.checkpoints(opened.folder)
-        patch, stages, summary = fit_step.fit_patch(
-            opened.loaded, baseline, scan, opened.config.fit, opened.progress, checkpoint
-        )
+        with opened.workspace() as space:
+            patch, stages, summary = fit_step.fit_patch(
+                opened.loaded, baseline, scan, opened.config.fit, opened.progress, checkpoint, space
+            )
         store.save_factors(opened.folder, "fit", patch)
         return {"stages": stages, "patch": summary}
 

@@ -324,6 +324,22 @@ class Yardstick:
 
 
 @dataclass(frozen=True)
+class WriterCoverage:
+    """One of the modules through which decoder layers write into the residual stream, and whether it is changed."""
+
+    writer: str
+    """Its path in a layer."""
+    kind: str
+    """Of the block that it is part of, such as `attention`."""
+    changed: int
+    """Layers in which the patch changes it."""
+    layers: int
+    """Layers that have it."""
+    reason: str
+    """Why it is left as it is in layers that were chosen for editing; empty if it is changed in all that have it."""
+
+
+@dataclass(frozen=True)
 class PatchSummary:
     """Size and place of the patch."""
 
@@ -332,6 +348,8 @@ class PatchSummary:
     rank: int
     modules: int
     strength: float
+    writers: tuple[WriterCoverage, ...] = ()
+    """All residual writers of the model; empty in runs of before they were listed."""
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ import torch
 from transformers import PreTrainedModel
 
 from unflinch.artifacts import Activations
-from unflinch.models.architecture import Architecture, decoder_layers
+from unflinch.models.families import Architecture
 from unflinch.models.forward import (
     PADDING_ID,
+    READ_TOKENS,
     Ids,
     Prefixes,
     can_share_prefix,
@@ -19,6 +20,7 @@ from unflinch.models.forward import (
     run_decoder,
 )
 from unflinch.models.hooks import recorded_layer_outputs
+from unflinch.models.layers import decoder_layers
 
 
 @torch.no_grad()
@@ -27,7 +29,7 @@ def collect_activations(
     architecture: Architecture,
     sequences: Sequence[Ids],
     *,
-    batch_tokens: int = 2048,
+    batch_tokens: int = READ_TOKENS,
     advance: Callable[[int], None] | None = None,
 ) -> Activations:
     """Return the residual stream behind every layer at the last token of every sequence, float32 on the CPU.

@@ -10,10 +10,12 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from unflinch.activations.scratch_space import Zeros
 from unflinch.artifacts import ModuleMetric, PromptGradients
 from unflinch.metrics.refusal_score import Decision
-from unflinch.models.architecture import Architecture
+from unflinch.models.families import Architecture
 from unflinch.models.forward import (
+    GRADIENT_TOKENS,
     Ids,
     PaddedBatch,
     Prefixes,
@@ -42,7 +44,8 @@ def refusal_gradients(
     score: Score,
     *,
     rank: int = 2,
-    batch_tokens: int = 1536,
+    batch_tokens: int = GRADIENT_TOKENS,
+    zeros: Zeros = torch.zeros,
     advance: Advance | None = None,
 ) -> PromptGradients:
     """Return the refusal score of every prompt and its gradient in each module, over the prompt's own tokens.
@@ -59,6 +62,7 @@ def refusal_gradients(
             `RefusalOpenings.decision_scores`.
         rank: kept of every gradient.
         batch_tokens: most padded tokens a batch.
+        zeros: makes the tensors that hold the factors.
         advance: called with the number of finished prompts after each batch.
     """
     scores = torch.empty(len(decisions))
@@ -79,8 +83,8 @@ def refusal_gradients(
             for name, module in captured.items():
                 x, g = compressed_gradient(module.inputs.float() * mask, module.gradient.float() * mask, rank)
                 if name not in inputs:
-                    inputs[name] = torch.zeros(len(decisions), rank, x.shape[-1])
-                    outputs[name] = torch.zeros(len(decisions), rank, g.shape[-1])
+                    inputs[name] = zeros((len(decisions), rank, x.shape[-1]))
+                    outputs[name] = zeros((len(decisions), rank, g.shape[-1]))
                 inputs[name][rows, : x.shape[1]] = x.cpu()
                 outputs[name][rows, : g.shape[1]] = g.cpu()
             if advance:
@@ -129,7 +133,8 @@ def fisher_metrics(
     input_shrinkage: float,
     output_shrinkage: float,
     seed: int,
-    batch_tokens: int = 1536,
+    batch_tokens: int = GRADIENT_TOKENS,
+    zeros: Zeros = torch.zeros,
     advance: Advance | None = None,
 ) -> dict[str, ModuleMetric]:
     """Return the KL metric of every module from ordinary prompts with the base model's own answers.
@@ -147,6 +152,7 @@ def fisher_metrics(
         output_shrinkage: share of the scaled identity in S.
         seed: of the sampled labels.
         batch_tokens: most padded tokens a batch.
+        zeros: makes the tensors that hold the Cholesky factors.
         advance: called with the number of finished prompts after each batch.
     """
     generator = torch.Generator(device="cpu").manual_seed(seed)
@@ -172,13 +178,14 @@ def fisher_metrics(
             s.addmm_(g.T, g)
         if advance:
             advance(len(rows))
-    return {
-        name: ModuleMetric(
-            _shrunk_cholesky(c.div_(tokens), input_shrinkage).cpu(),
-            _shrunk_cholesky(s.div_(tokens), output_shrinkage).cpu(),
-        )
-        for name, (c, s) in sums.items()
-    }
+    shrinkage = (input_shrinkage, output_shrinkage)
+    return {name: _metric(sums.pop(name), tokens, shrinkage, zeros) for name in list(sums)}
+
+
+def _metric(sums: tuple[Tensor, Tensor], tokens: int, shrinkage: tuple[float, float], zeros: Zeros) -> ModuleMetric:
+    """Return the metric of one module from its sums over tokens, which are used up."""
+    factors = [_shrunk_cholesky(total.div_(tokens), share) for total, share in zip(sums, shrinkage, strict=True)]
+    return ModuleMetric(*(zeros(factor.shape).copy_(factor) for factor in factors))
 
 
 def _shrunk_cholesky(moment: Tensor, shrinkage: float) -> Tensor:

@@ -18,6 +18,9 @@ def chat(
     device: arg.Device = None,
     revision: arg.Revision = None,
     trust_remote_code: arg.TrustRemoteCode = None,
+    layers: arg.Layers = None,
+    writer: arg.Writer = None,
+    load_in: arg.LoadIn = None,
 ) -> None:
     """Talk to MODEL with and without PATCH.
 
@@ -31,7 +34,7 @@ def chat(
     from unflinch.patch.save import check_base, load_patch
 
     factors = load_patch(patch_folder(patch))
-    loaded = load_base(model, dtype, device, revision, trust_remote_code)
+    loaded = load_base(model, dtype, device, revision, trust_remote_code, layers, writer, load_in)
     check_base(factors, loaded.base_hash, model)
     with attached(loaded.model, factors, strength) as live:
         talk(Conversation(loaded, live, max_tokens))

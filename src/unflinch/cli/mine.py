@@ -27,6 +27,9 @@ def mine(
     device: arg.Device = None,
     revision: arg.Revision = None,
     trust_remote_code: arg.TrustRemoteCode = None,
+    layers: arg.Layers = None,
+    writer: arg.Writer = None,
+    load_in: arg.LoadIn = None,
     json: arg.Json = False,
 ) -> None:
     """Find the harmless prompts that MODEL refuses.

@@ -62,11 +62,12 @@ def write_results(opened: Run, baseline: Baseline) -> dict[str, Any]:
             "model_type": model.config.model_type,
             "revision": opened.loaded.revision,
             "dtype": opened.loaded.dtype_name,
-            "parameters": sum(p.numel() for p in model.parameters()),
+            "parameters": opened.loaded.parameters,
             "layers": opened.loaded.depth,
             "base_hash": opened.loaded.base_hash,
         },
         "settings": plain(as_settings(opened.config)),
+        "memory": plain(opened.plan),
         "prompts": {
             "fit": baseline.fit.counts(),
             "select": baseline.select.counts(),
