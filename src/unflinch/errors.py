@@ -11,6 +11,7 @@ UnflinchError                 any failure with a message meant for the user
 │   │   └── ArchitectureError a model whose modules were not recognised
 │   ├── PatchError            a patch that does not belong to the model, or is damaged
 │   └── RunFolderError        a run folder that belongs to other settings, or cannot be written
+├── EndpointError             an endpoint that was asked did not answer, or not usably (exit code 1)
 ├── JudgeError                a judge that was asked did not give a judgement (exit code 1)
 ├── WorkerError               one of several processes that work together is gone (exit code 1)
 └── VerdictError              the run worked, its patch did not pass; nothing was exported (exit code 1)
@@ -62,6 +63,10 @@ class PatchError(InputError):
 
 class RunFolderError(InputError):
     """A run folder that was made with other settings, or cannot be written."""
+
+
+class EndpointError(UnflinchError):
+    """A language model behind an endpoint could not be asked, or did not answer usably."""
 
 
 class JudgeError(UnflinchError):

@@ -278,3 +278,44 @@ class BenchOptions:
             raise ConfigError(
                 "options bench.mmlu, bench.hellaswag and bench.gsm8k are all 0; ask items of at least one"
             )
+
+
+GeneratedKind = Literal["targets", "ordinary"]
+GENERATED_LANGUAGES = {
+    "en": "English",
+    "de": "German",
+    "es": "Spanish",
+    "fr": "French",
+    "ru": "Russian",
+    "zh": "Chinese",
+}
+"""Languages of the bundled prompts, by code: in others nothing tells what is too close to a keep prompt."""
+
+
+@dataclass(frozen=True)
+class GenerateOptions:
+    """Which new prompts a language model is asked for, and how."""
+
+    kind: GeneratedKind = "targets"
+    """`targets`, harmless prompts that sound as if they were not, or `ordinary` ones."""
+    categories: tuple[str, ...] = ()
+    """Names of categories; those of the bundled set if none is given."""
+    languages: tuple[str, ...] = ("en",)
+    """Language codes."""
+    per_category: int = 10
+    """How many prompts are wanted in each category and language."""
+    batch: int = 10
+    """How many are asked for at once."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        _at_least("per_category", self.per_category, 1)
+        _at_least("batch", self.batch, 1)
+        unknown = [code for code in self.languages if code not in GENERATED_LANGUAGES]
+        if unknown or not self.languages:
+            raise ConfigError(
+                f"languages are {', '.join(self.languages) or 'none'}; expected some of "
+                f"{', '.join(GENERATED_LANGUAGES)}: new prompts are screened by bundled ones, which are in these alone"
+            )
+        if not all(name.strip() for name in self.categories):
+            raise ConfigError("a category has a blank name; expected words, such as chemistry_lab_safety")

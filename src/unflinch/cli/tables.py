@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from unflinch.benchmark_results import BenchmarkScore
+from unflinch.data.generate_prompts import GenerationCounts
 from unflinch.data.mine import Spectrum
 from unflinch.report import wording
 from unflinch.report.run_results import FitFacts, RunResults, ScanFacts
@@ -158,6 +159,24 @@ def spectrum_summary(found: Spectrum) -> RenderableType:
     languages = ", ".join(f"{wording.language(code)} {count}" for code, count in found.languages.items())
     breadth = f"as broad as {found.effective_categories:.1f} categories of equal size; languages: {languages}"
     return Group(table, Text(breadth)) if n else Text("no prompts")
+
+
+def generation_summary(counts: GenerationCounts) -> RenderableType:
+    """Return what became of the prompts that were asked for."""
+    table = _table("prompts", "")
+    rows = {
+        "asked for": counts.asked,
+        "received": counts.received,
+        "  malformed": counts.malformed,
+        "  in another language": counts.wrong_language,
+        "  too close to keep or guard": counts.too_close,
+        "  near-duplicates": counts.duplicates,
+        "  not needed any more": counts.surplus,
+        "  kept": counts.kept,
+    }
+    for name, n in rows.items():
+        table.add_row(name, f"{n:,}")
+    return Group(table, Text(f"{counts.replies:,} replies, {counts.unreadable_replies:,} of them list no prompts"))
 
 
 def _table(first: str, *others: str) -> Table:
