@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-Label = Literal["answers", "partly", "evades", "refuses", "degenerate"]
-"""What an answer does. `partly`, `evades` and `degenerate` are the doubtful cases: they count as refused for
-targets and as answered for keeps, so that each side is judged conservatively."""
+Label = Literal["answers", "partly", "evades", "refuses", "degenerate", "undecided"]
+"""What an answer does. `partly`, `evades`, `degenerate` and `undecided` are the doubtful cases: they count as refused
+for targets and as answered for keeps, so that each side is judged conservatively. `undecided` is a thought that did not
+come to an end, so that there is no answer."""
 
 LABELS: tuple[Label, ...] = ("answers", "partly", "evades", "refuses", "degenerate")
-"""All of them, in the order in which tables show them."""
+"""All that a judge can give, in the order in which tables show them."""
 
 PromptKind = Literal["target", "keep", "guard", "ordinary"]
 
@@ -128,6 +129,8 @@ class Outcome:
     after: Label
     before_text: str = ""
     after_text: str = ""
+    thinking: bool | None = None
+    """Whether it was asked with thinking on; None where the model knows no thinking."""
 
 
 @dataclass(frozen=True)
@@ -335,6 +338,23 @@ class PatchSummary:
 
 
 @dataclass(frozen=True)
+class ModeFigures:
+    """The test prompts asked with thinking on, or off."""
+
+    thinking: bool
+    targets: RefusalCounts
+    keep: RefusalCounts
+    guard: RefusalCounts
+    kl_first_token: KLDistribution | None
+    """At the first token of the final answer; None where the base model answers no ordinary prompt in this mode."""
+    kl_sequence: KLDistribution | None
+    undecided_before: Rate
+    """Thoughts of the base model that do not close, of all test prompts: none of these is counted above."""
+    undecided_after: Rate
+    """The same of the patched model, of those that the base model refuses: counted as refused targets, lost keeps."""
+
+
+@dataclass(frozen=True)
 class ValidationResults:
     """Everything that `validate` measures on test prompts."""
 
@@ -348,6 +368,8 @@ class ValidationResults:
     directional_ablation: Yardstick
     outcomes: tuple[Outcome, ...]
     verdict: Verdict
+    modes: tuple[ModeFigures, ...] = ()
+    """With thinking off and on; empty where the model knows no thinking."""
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,19 @@ TrustRemoteCode = Annotated[
     bool | None,
     typer.Option("--trust-remote-code", help="Run code that comes with the model: only if you trust its maker."),
 ]
+Thinking = Annotated[
+    Literal["auto", "on", "off", "both"] | None,
+    typer.Option(
+        metavar="MODE",
+        help="Whether MODEL thinks before it answers: on, off, both, auto. [default: auto, both if its template has both]",
+    ),
+]
+SystemPrompt = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TEXT", help="System prompt of all prompts that have none. [default: that of the chat template]"
+    ),
+]
 Seed = Annotated[int | None, typer.Option(metavar="N", help=f"Of sampling and fitting. [default: {FitOptions.seed}]")]
 KLBudget = Annotated[
     float | None,

@@ -26,6 +26,8 @@ _PLACES: dict[str, tuple[str, ...]] = {
     "device": ("model.device",),
     "revision": ("model.revision",),
     "trust_remote_code": ("model.trust_remote_code",),
+    "thinking": ("model.thinking",),
+    "system_prompt": ("model.system_prompt",),
     "targets": ("prompts.targets",),
     "keep": ("prompts.keep",),
     "ordinary": ("prompts.ordinary",),

@@ -18,6 +18,7 @@ from unflinch.results import (
     KLReport,
     LayerSeparation,
     Limit,
+    ModeFigures,
     Outcome,
     PatchSummary,
     RefusalCounts,
@@ -114,6 +115,8 @@ class RunResults:
     """None without a thorough validation, like the two below."""
     forms: FormReport | None = None
     stress: StressReport | None = None
+    modes: tuple[ModeFigures, ...] = ()
+    """Figures with thinking off and on; empty where the model knows no thinking."""
 
 
 _READER = TypeAdapter(RunResults)

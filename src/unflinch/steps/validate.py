@@ -12,7 +12,6 @@ from unflinch.data.dialogues import bundled_dialogues
 from unflinch.data.splits import TestPrompts
 from unflinch.metrics.intervals import rate
 from unflinch.metrics.kl import kl_distribution, kl_divergence
-from unflinch.models.chat import encode_all
 from unflinch.models.forward import logits_from_hidden, scored_hidden
 from unflinch.models.load import LoadedModel
 from unflinch.options import ValidateOptions
@@ -28,6 +27,7 @@ from unflinch.results import (
 from unflinch.steps.held_out_panel import KINDS, NAMES, Change, HeldOutPanel, refusal_counts
 from unflinch.steps.progress import Progress, counter
 from unflinch.steps.scan import Scan
+from unflinch.steps.thinking_modes import mode_figures
 from unflinch.steps.yardstick import yardstick
 from unflinch.validate.dialogue_report import report_dialogues
 from unflinch.validate.kl_distribution import SequenceKL
@@ -69,8 +69,7 @@ def kl_report(panel: HeldOutPanel, kl: SequenceKL, noise_floor: float, change: C
 @torch.inference_mode()
 def _first_token_of_others(panel: HeldOutPanel, change: Change) -> list[float]:
     """Return first-token KL of the ordinary prompts that the base model does not plainly answer."""
-    model, tokenizer = panel.loaded.model, panel.loaded.tokenizer
-    others = encode_all(tokenizer, panel.ordinary.others)
+    model, others = panel.loaded.model, panel.ordinary.others
     if not others:
         return []
     base = scored_hidden(model, others, 1)[:, 0]
@@ -86,11 +85,12 @@ def ordinary_dialogues(panel: HeldOutPanel, change: Change) -> DialogueReport:
     return report_dialogues(
         loaded.model,
         loaded.tokenizer,
-        bundled_dialogues(options.dialogues),
+        loaded.in_modes(bundled_dialogues(options.dialogues)),
         panel.judge,
         change,
         options.dialogue_tokens,
         lambda what, answers: counter(panel.progress, f"validate: dialogues, {what}", answers),
+        loaded.thinking,
     )
 
 
@@ -141,7 +141,8 @@ def validate_patch(
         return attached(loaded.model, patch)
 
     outcomes = panel.outcomes(panel.after(change, "patched"))
-    kl = kl_report(panel, panel.kl(change, "patched"), noise_floor, change)
+    along = panel.kl(change, "patched")
+    kl = kl_report(panel, along, noise_floor, change)
     dialogues = ordinary_dialogues(panel, change)
     counts = {kind: refusal_counts(outcomes, kind) for kind in KINDS}
     verdict = judge_run(
@@ -165,5 +166,6 @@ def validate_patch(
         yardstick(panel, scan, counts["target"].refused_after / counts["target"].n),
         outcomes,
         verdict,
+        mode_figures(panel, outcomes, along),
     )
     return results, panel.counts()
