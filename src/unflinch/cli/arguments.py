@@ -83,7 +83,7 @@ Thinking = Annotated[
     Literal["auto", "on", "off", "both"] | None,
     typer.Option(
         metavar="MODE",
-        help="Whether MODEL thinks before it answers: on, off, both, auto. [default: auto, both if its template has both]",
+        help="Whether MODEL thinks before it answers: on, off, both or auto. [default: auto, both if it can]",
     ),
 ]
 SystemPrompt = Annotated[
