@@ -101,6 +101,19 @@ MaxMemory = Annotated[
     float | None,
     typer.Option(metavar="GIB", help="Most memory to use where the model is. [default: what is free there]"),
 ]
+Thinking = Annotated[
+    Literal["auto", "on", "off", "both"] | None,
+    typer.Option(
+        metavar="MODE",
+        help="Whether MODEL thinks before it answers: on, off, both or auto. [default: auto, both if it can]",
+    ),
+]
+SystemPrompt = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TEXT", help="System prompt of all prompts that have none. [default: that of the chat template]"
+    ),
+]
 Seed = Annotated[int | None, typer.Option(metavar="N", help=f"Of sampling and fitting. [default: {FitOptions.seed}]")]
 KLBudget = Annotated[
     float | None,

@@ -38,6 +38,11 @@ class Conversation:
         """Return what was said so far, as chat templates expect it."""
         return self.turns
 
+    @property
+    def thinking(self) -> None:
+        """Whether the model is to think: as its template has it."""
+        return None
+
     def answer(self, side: Side, grow: Callable[[str], None]) -> str:
         """Return the answer of one side to what was said so far.
 

@@ -15,8 +15,9 @@ from unflinch.report import wording
 from unflinch.report.figures import layer_figure, method_colours, refusal_figure
 from unflinch.report.kl_figures import kl_figure, kl_group_figure, kl_position_figure
 from unflinch.report.run_results import RunResults, read_results
-from unflinch.results import DialogueOutcome, GroupRate, KLGroup, Label, Outcome, PromptKind
+from unflinch.results import LABELS, GroupRate, KLGroup, Label, Outcome, PromptKind
 from unflinch.run_folder import REPORT, RunFolder
+from unflinch.validation_results import DialogueOutcome
 
 _RIGHT_REFUSALS = {
     "keep_by_category": "Right refusals",
@@ -99,7 +100,7 @@ def render_report(run: RunResults) -> str:
         wording=wording,
         false_refusals=_tables(run, {"targets_by_category": "By category", "targets_by_language": "By language"}),
         right_refusals=_tables(run, _RIGHT_REFUSALS),
-        label_names=get_args(Label),
+        label_names=label_names(run.outcomes),
         labels=count_labels(run.outcomes),
         kl_figure=_kl_figure(run),
         kl_tables=_kl_tables(run),
@@ -177,6 +178,12 @@ def _layer_figure(run: RunResults) -> Figure | None:
         return None
     description = f"AUROC by layer for each method; {scan.method} at layer {scan.best_layer} was chosen."
     return _both_widths(lambda width: layer_figure(f"layers-{width}", description, scan, width))
+
+
+def label_names(outcomes: Sequence[Outcome]) -> list[Label]:
+    """Return the labels that tables show: `undecided` only where a thought did not close."""
+    given = {label for outcome in outcomes for label in (outcome.before, outcome.after)}
+    return [*LABELS, *(name for name in get_args(Label) if name in given - set(LABELS))]
 
 
 def count_labels(outcomes: Sequence[Outcome]) -> dict[str, tuple[Counter[str], Counter[str]]]:
