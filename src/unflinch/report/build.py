@@ -66,21 +66,25 @@ def build_report(run_folder: Path) -> Path:
 
 def render_report(run: RunResults) -> str:
     """Return the page about a run as HTML."""
-    return environment().get_template("report.html.j2").render(
-        run=run,
-        wording=wording,
-        false_refusals=_tables(run, {"targets_by_category": "By category", "targets_by_language": "By language"}),
-        right_refusals=_tables(run, _RIGHT_REFUSALS),
-        label_names=get_args(Label),
-        labels=count_labels(run.outcomes),
-        kl_figure=_kl_figure(run),
-        kl_tables=_kl_tables(run),
-        position_figure=_position_figure(run),
-        dialogues=pick_dialogues(run.dialogues.dialogues) if run.dialogues else (),
-        **scan_context(run),
-        worst=sorted(run.kl.worst, key=lambda prompt: -prompt.first_token)[:WORST_PROMPTS],
-        examples=pick_examples(run.outcomes),
-        settings=list(flatten(run.settings)),
+    return (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            run=run,
+            wording=wording,
+            false_refusals=_tables(run, {"targets_by_category": "By category", "targets_by_language": "By language"}),
+            right_refusals=_tables(run, _RIGHT_REFUSALS),
+            label_names=get_args(Label),
+            labels=count_labels(run.outcomes),
+            kl_figure=_kl_figure(run),
+            kl_tables=_kl_tables(run),
+            position_figure=_position_figure(run),
+            dialogues=pick_dialogues(run.dialogues.dialogues) if run.dialogues else (),
+            **scan_context(run),
+            worst=sorted(run.kl.worst, key=lambda prompt: -prompt.first_token)[:WORST_PROMPTS],
+            examples=pick_examples(run.outcomes),
+            settings=list(flatten(run.settings)),
+        )
     )
 
 

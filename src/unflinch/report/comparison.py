@@ -55,7 +55,7 @@ _FIGURES: dict[str, Callable[[RunResults], Cell]] = {
 }
 _FACTS: dict[str, Callable[[RunResults], Cell]] = {
     "Model": lambda run: Cell(run.model.name, run.model.dtype),
-    "Test prompts": lambda run: Cell(f"{sum(run.prompts['test'].get(kind, 0) for kind in _KINDS):,}"),
+    "Test prompts": lambda run: Cell(f"{_asked(run):,}"),
     "Layers": lambda run: Cell(f"{len(run.scan.layers)} of {run.scan.number_of_layers}"),
     "Size of the patch": lambda run: Cell(
         f"{run.fit.patch.parameters:,}", f"{wording.small_percent(run.fit.patch.share_of_weights)} of the weights"
@@ -64,7 +64,6 @@ _FACTS: dict[str, Callable[[RunResults], Cell]] = {
     "Time": lambda run: Cell(wording.duration(run.seconds.get("total", sum(run.seconds.values())))),
     "Made": lambda run: Cell(run.created[:16].replace("T", " "), f"unflinch {run.unflinch}"),
 }
-_KINDS = ("targets", "keep", "guard", "ordinary")
 
 
 def compare(first: RunResults, second: RunResults) -> Comparison:
@@ -84,9 +83,13 @@ def _caution(first: RunResults, second: RunResults) -> str:
     if first.model.base_hash != second.model.base_hash:
         return "The two runs are of different base weights."
     asked = [[outcome.text for outcome in run.outcomes if outcome.kind == "target"] for run in (first, second)]
-    if set(asked[0]) != set(asked[1]):
+    if sorted(asked[0]) != sorted(asked[1]):
         return "The two runs were measured on different test prompts."
     return ""
+
+
+def _asked(run: RunResults) -> int:
+    return sum(run.prompts["test"].get(kind, 0) for kind in ("targets", "keep", "guard", "ordinary"))
 
 
 def _left(counts: RefusalCounts) -> Cell:
