@@ -129,4 +129,5 @@ KeepBest = Annotated[
         help="Write a patch that misses a limit, marked as failed. One that fails the guard is never written.",
     ),
 ]
+MaxTokens = Annotated[int, typer.Option(metavar="N", min=1, help="Most tokens of an answer.")]
 Strength = Annotated[float, typer.Option(metavar="X", help="0 is the base model, 1 the patch as it was validated.")]

@@ -26,11 +26,12 @@ from unflinch.cli.report import report
 from unflinch.cli.run import run
 from unflinch.cli.scan import scan
 from unflinch.cli.validate import validate
+from unflinch.cli.web import web
 from unflinch.errors import InputError, UnflinchError
 from unflinch.launch import is_first
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False)
-for command in (demo, run, generate, mine, scan, fit, validate, bench, report, chat, apply, judge):
+for command in (demo, run, generate, mine, scan, fit, validate, bench, report, chat, web, apply, judge):
     app.command()(command)
 
 
