@@ -11,7 +11,8 @@ UnflinchError                 any failure with a message meant for the user
 │   ├── PatchError            a patch that does not belong to the model, or is damaged
 │   └── RunFolderError        a run folder that belongs to other settings, or cannot be written
 ├── JudgeError                a judge that was asked did not give a judgement (exit code 1)
-└── VerdictError              the run worked, its patch did not pass; nothing was exported (exit code 1)
+├── SignatureError            a folder that is not what was signed (exit code 1)
+└── VerdictError              the run worked, its patch did not pass; nothing is handed on (exit code 1)
 ```
 """
 
@@ -62,5 +63,9 @@ class JudgeError(UnflinchError):
     """A judge, such as a language model behind an endpoint, failed or did not answer with a judgement."""
 
 
+class SignatureError(UnflinchError):
+    """A folder whose files are not those that were signed, or not signed with that key."""
+
+
 class VerdictError(UnflinchError):
-    """The run finished, but its patch did not pass; no patch was written."""
+    """The run finished, but its patch did not pass: it is not written, or not handed on."""

@@ -78,6 +78,27 @@ def lora_config(patch: Patch) -> LoraConfig:
     )
 
 
+def check_fits(model: PreTrainedModel, patch: Patch) -> None:
+    """Raise `PatchError` if the patch changes no module, or one that the model has not, or has in another shape."""
+    if not patch.factors:
+        raise PatchError("the patch changes no module; fetch or fit it again")
+    modules = dict(model.named_modules())
+    for name, factors in patch.factors.items():
+        module = modules.get(name)
+        if not isinstance(module, nn.Linear):
+            raise PatchError(
+                f"the patch changes '{name}', which this model does not have as a linear module; "
+                "give the base model that the patch was made for"
+            )
+        expected = (module.in_features, module.out_features)
+        given = (factors.a.shape[1], factors.b.shape[0])
+        if expected != given:
+            raise PatchError(
+                f"the patch has shape {given} (input, output) for '{name}', the model has {expected}; "
+                "give the base model that the patch was made for"
+            )
+
+
 @contextmanager
 def attached(model: PreTrainedModel, patch: Patch, strength: float = 1.0) -> Iterator[AttachedPatch]:
     """Attach `patch` to `model` for the time of the block; afterwards the model is as it came.
@@ -85,7 +106,7 @@ def attached(model: PreTrainedModel, patch: Patch, strength: float = 1.0) -> Ite
     Raises:
         PatchError: if the patch names modules that the model has not, or of another shape.
     """
-    _check_fits(model, patch)
+    check_fits(model, patch)
     replaced = {name: model.get_submodule(name) for name in patch.factors}
     frozen = {n: p.requires_grad for n, p in model.named_parameters()}
     model.requires_grad_(False)
@@ -118,23 +139,3 @@ def _weight(linear: nn.Module) -> nn.Parameter:
     weight = linear.weight
     assert isinstance(weight, nn.Parameter)
     return weight
-
-
-def _check_fits(model: PreTrainedModel, patch: Patch) -> None:
-    if not patch.factors:
-        raise PatchError("the patch changes no module; fetch or fit it again")
-    modules = dict(model.named_modules())
-    for name, factors in patch.factors.items():
-        module = modules.get(name)
-        if not isinstance(module, nn.Linear):
-            raise PatchError(
-                f"the patch changes '{name}', which this model does not have as a linear module; "
-                "give the base model that the patch was made for"
-            )
-        expected = (module.in_features, module.out_features)
-        given = (factors.a.shape[1], factors.b.shape[0])
-        if expected != given:
-            raise PatchError(
-                f"the patch has shape {given} (input, output) for '{name}', the model has {expected}; "
-                "give the base model that the patch was made for"
-            )
