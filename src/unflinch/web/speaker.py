@@ -43,6 +43,7 @@ class _Open:
 @dataclass(frozen=True)
 class _Said:
     turns: Sequence[dict[str, str]]
+    thinking: bool | None = None
 
     def conversation(self) -> list[dict[str, str]]:
         """Return the messages."""
