@@ -56,6 +56,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "guard_margin": 0.1,
         "keep_budget": 0.0,
         "kl_budget": 0.3,
+        "seed": 3,
     },
     "validate": {
         "answer_tokens": 12,
@@ -72,7 +73,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
 }
 """Generous: so tiny a model has little room between what is right and what is wrong. Margins that suit real ones push
-its right refusals beyond saying anything."""
+its right refusals beyond saying anything. What a change costs is taken from 62 short answers, so that the labels drawn
+decide whether the first stage or only the last helps; with this seed the first does."""
 DIALOGUES = 12
 """Dialogues that the model has learnt to answer."""
 _EPOCHS = 20

@@ -194,3 +194,19 @@ def test_an_adapter_that_has_learnt_from_test_prompts_is_not_measured(module: An
     (folder / "yardstick.json").write_text(json.dumps(about), encoding="utf-8")
     with pytest.raises(ValueError, match="1 of the test prompts"):
         yardsticks.trained("Heretic", None, tmp_path, {"b", "c"})
+
+
+def test_the_tables_of_scale_are_those_that_the_script_prints(module: Any) -> None:
+    scale = module("scale")
+    page = (BENCHMARKS.parent / "docs" / "SCALE.md").read_text(encoding="utf-8")
+    assert scale.measured() in page and scale.computed() in page
+
+
+def test_a_model_of_twice_the_parameters_takes_twice_the_time_beside_the_solving(module: Any) -> None:
+    scale = module("scale")
+    work = scale.Work(reads=1000, answers=1000, gradients=3000)
+    one = replace(scale.LLAMA_8B, parameters=1e9, active=1e9)
+    twice = replace(one, parameters=2e9, active=2e9)
+    solving = scale.solving_flops(one, work.gradients) / scale.CPU_FLOPS
+    found = [scale.seconds(model, "bfloat16", scale.H100, work) - solving for model in (one, twice)]
+    assert found[1] == pytest.approx(2 * found[0])

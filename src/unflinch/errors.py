@@ -13,6 +13,7 @@ UnflinchError                 any failure with a message meant for the user
 │   └── RunFolderError        a run folder that belongs to other settings, or cannot be written
 ├── EndpointError             an endpoint that was asked did not answer, or not usably (exit code 1)
 ├── JudgeError                a judge that was asked did not give a judgement (exit code 1)
+├── WorkerError               one of several processes that work together is gone (exit code 1)
 └── VerdictError              the run worked, its patch did not pass; nothing was exported (exit code 1)
 ```
 """
@@ -70,6 +71,10 @@ class EndpointError(UnflinchError):
 
 class JudgeError(UnflinchError):
     """A judge, such as a language model behind an endpoint, failed or did not answer with a judgement."""
+
+
+class WorkerError(UnflinchError):
+    """One of the processes that work together on a run has stopped, so that the others cannot go on."""
 
 
 class VerdictError(UnflinchError):

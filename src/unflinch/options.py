@@ -47,9 +47,19 @@ class ModelOptions:
     """Hold the linear layers' weights in 8 bits (LLM.int8) or 4 (NF4) while working; as they are if not given."""
     max_memory: float | None = None
     """GiB that may be used where the model is, this program included; what is free there if not given."""
+    thinking: Literal["auto", "on", "off", "both"] = "auto"
+    """Whether the model thinks before it answers: `auto` is both where its chat template has a switch, else what the
+    model does anyway. With `both` every prompt is asked, fitted and measured with thinking on and off."""
+    thinking_tokens: int = 1024
+    """Tokens within which a thought must close; one that does not is undecided."""
+    system_prompt: str | None = None
+    """System prompt of every prompt and dialogue that has none of its own; the template's default if not given."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
+        _at_least("model.thinking_tokens", self.thinking_tokens, 16)
+        if self.system_prompt is not None and not self.system_prompt.strip():
+            raise ConfigError("option model.system_prompt is blank; expected words: fill it, or leave it out")
         if self.max_memory is not None:
             _above_zero("model.max_memory", self.max_memory)
 

@@ -122,7 +122,9 @@ def measure_baseline(opened: Run) -> Baseline:
         return baseline_step.to_json(found)
 
     stored = opened.step("baseline", work, store.baseline_headline)
-    return baseline_step.from_json(stored, fit, select)
+    found = baseline_step.from_json(stored, fit, select)
+    fitted = opened.folder.done("scan") and opened.folder.done("fit")
+    return found if fitted else baseline_step.with_thoughts(opened.loaded, found)
 
 
 def scan_model(opened: Run, baseline: Baseline) -> Scan:
@@ -167,7 +169,8 @@ def describe_mechanism(opened: Run, baseline: Baseline, scan: Scan) -> dict[str,
     """Thorough: how the base model refuses, by one mechanism or several."""
 
     def work() -> Any:
-        return mechanism_step.describe_mechanism(opened.loaded, baseline, scan, opened.progress)
+        known = baseline_step.with_thoughts(opened.loaded, baseline)
+        return mechanism_step.describe_mechanism(opened.loaded, known, scan, opened.progress)
 
     return dict(opened.step("mechanism", work, store.mechanism_headline))
 

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from unflinch.cli.main import app, explain
 from unflinch.errors import VerdictError
 
-COMMANDS = ("demo", "run", "generate", "mine", "scan", "fit", "validate", "report", "chat", "apply", "judge")
+COMMANDS = ("demo", "run", "generate", "mine", "scan", "fit", "validate", "report", "chat", "web", "apply", "judge")
 
 
 def shell(*arguments: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:

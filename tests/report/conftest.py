@@ -14,9 +14,6 @@ import pytest
 from unflinch.report.build import render_report
 from unflinch.report.run_results import FitFacts, ModelFacts, ScanFacts, parse_results
 from unflinch.results import (
-    DialogueOutcome,
-    DialogueReport,
-    Estimate,
     FitStage,
     GroupRate,
     Interval,
@@ -32,12 +29,11 @@ from unflinch.results import (
     PromptKL,
     Rate,
     RefusalCounts,
-    Speech,
-    TurnKL,
     WriterCoverage,
     Yardstick,
 )
 from unflinch.run_folder import plain
+from unflinch.validation_results import DialogueOutcome, DialogueReport, Estimate, Speech, TurnKL
 
 TARGET_CATEGORIES = (
     "idioms_homonyms crime_fiction games_weapons chemistry_lab_safety sex_education grief_selfcare hunting_fishing "

@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedModel
 
 from unflinch.artifacts import Activations
+from unflinch.launch import workers
 from unflinch.models.families import Architecture
 from unflinch.models.forward import (
     PADDING_ID,
@@ -21,6 +22,7 @@ from unflinch.models.forward import (
 )
 from unflinch.models.hooks import recorded_layer_outputs
 from unflinch.models.layers import decoder_layers
+from unflinch.models.workers import own_share, summed
 
 
 @torch.no_grad()
@@ -43,15 +45,15 @@ def collect_activations(
     """
     depth = len(decoder_layers(model, architecture))
     width = model.config.get_text_config().hidden_size
-    states = torch.empty(len(sequences), depth, width)
+    states = torch.zeros(len(sequences), depth, width)
     share = can_share_prefix(model)
     prefixes: Prefixes = {}
-    for rows in length_sorted_batches(sequences, batch_tokens):
+    for rows in own_share(length_sorted_batches(sequences, batch_tokens)):
         batch = pad_batch([sequences[i] for i in rows], 1, PADDING_ID, model.device, share)
         with recorded_layer_outputs(model, architecture) as outputs:
             run_decoder(model, batch, prefixes)
         for layer, output in enumerate(outputs[-depth:]):
             states[rows, layer] = output[:, -1].float().cpu()
         if advance:
-            advance(len(rows))
-    return Activations(states)
+            advance(len(rows) * workers())
+    return Activations(summed({"": states})[""])

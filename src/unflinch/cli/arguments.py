@@ -101,6 +101,19 @@ MaxMemory = Annotated[
     float | None,
     typer.Option(metavar="GIB", help="Most memory to use where the model is. [default: what is free there]"),
 ]
+Thinking = Annotated[
+    Literal["auto", "on", "off", "both"] | None,
+    typer.Option(
+        metavar="MODE",
+        help="Whether MODEL thinks before it answers: on, off, both or auto. [default: auto, both if it can]",
+    ),
+]
+SystemPrompt = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TEXT", help="System prompt of all prompts that have none. [default: that of the chat template]"
+    ),
+]
 Seed = Annotated[int | None, typer.Option(metavar="N", help=f"Of sampling and fitting. [default: {FitOptions.seed}]")]
 KLBudget = Annotated[
     float | None,
@@ -116,4 +129,5 @@ KeepBest = Annotated[
         help="Write a patch that misses a limit, marked as failed. One that fails the guard is never written.",
     ),
 ]
+MaxTokens = Annotated[int, typer.Option(metavar="N", min=1, help="Most tokens of an answer.")]
 Strength = Annotated[float, typer.Option(metavar="X", help="0 is the base model, 1 the patch as it was validated.")]

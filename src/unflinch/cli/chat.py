@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
-
 from unflinch.cli import arguments as arg
 
 
@@ -13,7 +9,7 @@ def chat(
     model: arg.BaseModel,
     patch: arg.PatchFolder,
     strength: arg.Strength = 1.0,
-    max_tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Most tokens of an answer.")] = 512,
+    max_tokens: arg.MaxTokens = 512,
     dtype: arg.DType = None,
     device: arg.Device = None,
     revision: arg.Revision = None,

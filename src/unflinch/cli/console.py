@@ -15,6 +15,7 @@ from rich.segment import Segment
 from rich.table import Column, Table
 from rich.text import Text
 
+from unflinch.launch import is_first, rank
 from unflinch.report.wording import duration, words
 from unflinch.steps.progress import Progress as ShowProgress
 
@@ -41,8 +42,9 @@ class PlainConsole(Console):
             yield segment if segment.control else Segment(visible(segment.text), segment.style)
 
 
-out = PlainConsole(highlight=False, markup=False, emoji=False)
-err = PlainConsole(highlight=False, markup=False, emoji=False, stderr=True)
+# Of several workers the first one is heard; the others do the same.
+out = PlainConsole(highlight=False, markup=False, emoji=False, quiet=not is_first())
+err = PlainConsole(highlight=False, markup=False, emoji=False, stderr=True, quiet=not is_first())
 
 
 def show(data: RenderableType) -> None:
@@ -58,7 +60,8 @@ def show_line(line: str) -> None:
 def show_json(data: object) -> None:
     """Print data as JSON on stdout."""
     utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
-    print(json.dumps(data, indent=1, ensure_ascii=not utf8))
+    if is_first():
+        print(json.dumps(data, indent=1, ensure_ascii=not utf8))
 
 
 def show_json_line(data: object) -> None:
@@ -88,7 +91,11 @@ def warning(message: str) -> None:
 
 def error(message: str) -> None:
     """Print what went wrong on stderr, as one line."""
-    _line(Text.assemble(("error: ", "bold red"), " ".join(message.split())))
+    text = " ".join(message.split())
+    if is_first():
+        _line(Text.assemble(("error: ", "bold red"), text))
+    else:
+        print(f"worker {rank() + 1}: error: {text}", file=sys.stderr)
 
 
 def _line(text: Text) -> None:
@@ -142,7 +149,7 @@ def progress() -> Iterator[ShowProgress]:
 
     The lines are for a stderr that is no terminal; nothing is animated there.
     """
-    if not err.is_terminal:
+    if not err.is_terminal or err.quiet:
         yield _lines()
         return
     columns = (

@@ -21,6 +21,8 @@ def fit(
     kl_budget: arg.KLBudget = None,
     keep_best: arg.KeepBest = None,
     seed: arg.Seed = None,
+    thinking: arg.Thinking = None,
+    system_prompt: arg.SystemPrompt = None,
     dtype: arg.DType = None,
     device: arg.Device = None,
     revision: arg.Revision = None,

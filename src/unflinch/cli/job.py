@@ -30,6 +30,8 @@ _PLACES: dict[str, tuple[str, ...]] = {
     "writer": ("model.writers",),
     "load_in": ("model.load_in",),
     "max_memory": ("model.max_memory",),
+    "thinking": ("model.thinking",),
+    "system_prompt": ("model.system_prompt",),
     "targets": ("prompts.targets",),
     "keep": ("prompts.keep",),
     "ordinary": ("prompts.ordinary",),

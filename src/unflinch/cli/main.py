@@ -26,10 +26,12 @@ from unflinch.cli.report import report
 from unflinch.cli.run import run
 from unflinch.cli.scan import scan
 from unflinch.cli.validate import validate
-from unflinch.errors import UnflinchError
+from unflinch.cli.web import web
+from unflinch.errors import InputError, UnflinchError
+from unflinch.launch import is_first
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False)
-for command in (demo, run, generate, mine, scan, fit, validate, bench, report, chat, apply, judge):
+for command in (demo, run, generate, mine, scan, fit, validate, bench, report, chat, web, apply, judge):
     app.command()(command)
 
 
@@ -98,7 +100,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             traceback.print_exception(error)
         from unflinch.cli import console
 
-        console.error(sentence)
+        if is_first() or not isinstance(error, InputError):  # a user's mistake is the same on every worker
+            console.error(sentence)
     sys.exit(code)
 
 

@@ -23,6 +23,8 @@ def mine(
     model: arg.Model = None,
     candidates: Candidates = None,
     config: arg.Config = None,
+    thinking: arg.Thinking = None,
+    system_prompt: arg.SystemPrompt = None,
     dtype: arg.DType = None,
     device: arg.Device = None,
     revision: arg.Revision = None,

@@ -9,6 +9,7 @@ from unflinch.config import RunConfig
 from unflinch.data.mine import MinedPrompts, spectrum, write_prompts
 from unflinch.data.prompts import Prompt
 from unflinch.errors import InputError
+from unflinch.launch import is_first
 from unflinch.run_folder import plain
 
 
@@ -24,7 +25,7 @@ def mine_to(out: Path, settings: RunConfig, candidates: tuple[Prompt, ...]) -> M
 
     with console.progress() as progress:
         found = mine(settings, candidates, progress=progress)
-    if found.refused:
+    if found.refused and is_first():
         write_prompts(out, found.refused)
     return found
 

@@ -22,6 +22,8 @@ def run(
     keep_best: arg.KeepBest = None,
     thorough: arg.Thorough = False,
     seed: arg.Seed = None,
+    thinking: arg.Thinking = None,
+    system_prompt: arg.SystemPrompt = None,
     dtype: arg.DType = None,
     device: arg.Device = None,
     revision: arg.Revision = None,

@@ -19,6 +19,8 @@ def scan(
     config: arg.Config = None,
     resume: arg.Resume = False,
     seed: arg.Seed = None,
+    thinking: arg.Thinking = None,
+    system_prompt: arg.SystemPrompt = None,
     dtype: arg.DType = None,
     device: arg.Device = None,
     revision: arg.Revision = None,

@@ -51,6 +51,11 @@ def _figures(run: RunResults) -> Table:
         ):
             found = f"{rate.count} of {rate.n} ({wording.percent(rate.value)})"
             table.add_row(name, found, wording.percent_range(rate.interval), "")
+    for mode in run.modes if len(run.modes) > 1 else ():
+        which = f"thinking {'on' if mode.thinking else 'off'}"
+        table.add_row(f"{which}: false refusals", *_left(mode.targets), "")
+        table.add_row(f"{which}: right ones lost", *_lost(mode.keep), "")
+        table.add_row(f"{which}: guard lost", *_lost(mode.guard), "")
     return table
 
 

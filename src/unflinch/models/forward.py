@@ -19,8 +19,10 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from unflinch.errors import ArchitectureError
+from unflinch.launch import workers
 from unflinch.models.families import ARCHITECTURES
 from unflinch.models.layers import decoder_of
+from unflinch.models.workers import own_share, summed
 
 PADDING_ID = 0
 """Padding is masked, so any id in the vocabulary will do; the config's own may be missing or lie outside."""
@@ -194,6 +196,7 @@ def scored_hidden(
     *,
     lengths: Sequence[int] | None = None,
     batch_tokens: int = READ_TOKENS,
+    alone: bool = False,
 ) -> Float[Tensor, "rows scored width"]:
     """Return the final hidden states at the last `scored` positions of every sequence, in their order.
 
@@ -204,6 +207,8 @@ def scored_hidden(
         lengths: how many of them count, sequence by sequence, where answers differ in length; the columns before
             those hold nothing of use.
         batch_tokens: most padded tokens a batch.
+        alone: this worker reads all sequences, which may be other ones than other workers read, and the result can be
+            differentiated; else all workers read the same ones together.
 
     Raises:
         ValueError: if a sequence is shorter than the positions that count.
@@ -215,14 +220,18 @@ def scored_hidden(
     pieces: list[Tensor] = []
     order: list[int] = []
     prefixes: Prefixes = {}
-    for rows in length_sorted_batches(sequences, batch_tokens):
+    batches = length_sorted_batches(sequences, batch_tokens)
+    for rows in batches if alone else own_share(batches):
         reserve = min(len(sequences[i]) for i in rows) - min(len(sequences[i]) - wanted[i] for i in rows)
         batch = pad_batch([sequences[i] for i in rows], reserve, PADDING_ID, model.device, share)
         hidden = run_decoder(model, batch, prefixes)[0][:, -scored:]
         pieces.append(torch.nn.functional.pad(hidden, (0, 0, scored - hidden.shape[1], 0)))
         order += rows
-    places = torch.tensor(order, device=model.device).argsort()
-    return torch.cat(pieces)[places]
+    if alone or workers() == 1:
+        return torch.cat(pieces)[torch.tensor(order).argsort()]
+    whole = torch.zeros(len(sequences), scored, model.config.get_text_config().hidden_size)
+    whole[order] = torch.cat([whole[:0], *(piece.float().cpu() for piece in pieces)])
+    return summed({"": whole})[""].to(model.device, model.dtype)
 
 
 def last_logits(model: PreTrainedModel, sequences: Sequence[Ids]) -> Iterator[Float[Tensor, "some vocab"]]:
@@ -244,7 +253,7 @@ def check_forward(model: PreTrainedModel) -> None:
     last = torch.tensor([s[-1] for s in sequences], device=model.device)
     mask = torch.cat([begun.attention_mask, torch.ones_like(last)[:, None]], dim=1)
     try:
-        read = logits_from_hidden(model, scored_hidden(model, sequences, 1))[:, 0]
+        read = logits_from_hidden(model, scored_hidden(model, sequences, 1, alone=True))[:, 0]
         cache = run_decoder(model, begun, {}, use_cache=True)[1]
         assert cache is not None
         written = logits_from_hidden(model, next_hidden(model, last, mask, begun.position_ids[:, -1:] + 1, cache))

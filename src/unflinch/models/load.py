@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -26,6 +26,7 @@ from transformers import (
 )
 
 from unflinch.errors import ConfigError, ModelError
+from unflinch.launch import local_rank, workers
 from unflinch.models.architecture import architecture_of
 from unflinch.models.chat import check_chat_template
 from unflinch.models.demo_model import WHEEL_MODELS, wheel_model_folder
@@ -36,11 +37,32 @@ from unflinch.models.gguf_file import dequantised
 from unflinch.models.hooks import check_writers
 from unflinch.models.layers import decoder_layers
 from unflinch.models.quantised import bitsandbytes_settings, check_gradients, stored_quantisation
+from unflinch.models.thinking import Modes, Thinking, read_thinking
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 _LOADING_ERRORS = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError, StrictDataclassError)
 """What transformers raises for a model that is missing, damaged, or needs code or packages that are not there."""
+
+
+@runtime_checkable
+class HasMode(Protocol):
+    """A frozen dataclass of something to ask: `data.prompts.Prompt` and `data.dialogues.Dialogue` are two."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def thinking(self) -> bool | None:
+        """Whether the model is to think before it answers."""
+        ...
+
+    @property
+    def system(self) -> str | None:
+        """Its system prompt."""
+        ...
+
+
+Askable = TypeVar("Askable", bound=HasMode)
 
 
 @dataclass(frozen=True)
@@ -58,6 +80,20 @@ class LoadedModel:
     base_hash: str
     quantisation: str | None = None
     """How the weights are quantised, such as `bitsandbytes 4bit` or `gptq`; None if they are not."""
+    thinking: Thinking | None = None
+    """How it thinks before it answers; None if its chat template shows no thinking."""
+    modes: Modes = (None,)
+    """With thinking on, off, or both: how every prompt is asked."""
+    system_prompt: str | None = None
+    """What every prompt is asked under that has no system prompt of its own."""
+
+    def in_modes(self, prompts: Sequence[Askable]) -> tuple[Askable, ...]:
+        """Return every prompt once a mode, one mode after the other, under the system prompt if it has none."""
+        return tuple(
+            replace(prompt, thinking=mode, system=prompt.system or self.system_prompt)
+            for prompt in prompts
+            for mode in self.modes
+        )
 
     @property
     def hub_id(self) -> str | None:
@@ -83,14 +119,14 @@ class LoadedModel:
 
 
 def pick_device(device: str) -> torch.device:
-    """Return the device: `auto` is CUDA, else MPS, else CPU.
+    """Return the device: `auto` is CUDA, of several workers each one's own GPU, else MPS, else CPU.
 
     Raises:
         ConfigError: if the device does not exist here.
     """
     if device == "auto":
         if torch.cuda.is_available():
-            return torch.device("cuda")
+            return torch.device("cuda", local_rank()) if workers() > 1 else torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         picked = torch.device(device)
@@ -227,6 +263,7 @@ def load_model(
         revision=revision,
         base_hash=weight_hash(model),
         quantisation=quantisation,
+        thinking=read_thinking(described.tokenizer),
     )
 
 

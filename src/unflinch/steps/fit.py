@@ -15,12 +15,13 @@ import torch
 
 from unflinch.activations.gradients import refusal_gradients
 from unflinch.activations.scratch_space import Workspace
-from unflinch.artifacts import FittedStage, ModuleMetric, Patch
+from unflinch.artifacts import FittedStage, ModuleMetric, Patch, PromptGradients
 from unflinch.edit.closed_form import closed_form_update, gram_matrix, solve_multipliers, whiten_in_place
 from unflinch.edit.fine_tune import DecisionGroup, FineTuneSteps, Lesson, fine_tune
 from unflinch.edit.low_rank import added, scaled
 from unflinch.models.forward import scored_hidden
 from unflinch.models.load import LoadedModel
+from unflinch.models.workers import by_first
 from unflinch.models.writers import choose_writers
 from unflinch.options import FitOptions
 from unflinch.patch.attach import attached
@@ -67,17 +68,24 @@ def closed_form_round(
             found = refusal_gradients(
                 loaded.model, loaded.architecture, modules, inputs.decisions, score_of, zeros=zeros, advance=advance
             )
-        scores = found.scores
-        bounds = score_bounds(inputs, scores, options)
-        bounded = bounds.finite()
-        whitened, bounds = whiten_in_place(found, inputs.metrics, bounded), bounds.rows(bounded)
-        gram = gram_matrix(whitened, whitened)
-        stiffness = torch.full((len(whitened.scores),), STIFFNESS)
-        multipliers = solve_multipliers(gram, whitened.scores, bounds, stiffness)
-        after = (whitened.scores - gram @ multipliers).float()
-        update = closed_form_update(whitened, multipliers, inputs.metrics, 2 * options.rank)
+        return by_first(lambda: _solved(found, inputs, start, loaded.base_hash, options))
+
+
+def _solved(
+    found: PromptGradients, inputs: FitInputs, start: Patch | None, base_hash: str, options: FitOptions
+) -> FittedStage:
+    """Return the patch that the linearised scores ask for, with the scores and how far inside their bounds it is."""
+    scores = found.scores
+    bounds = score_bounds(inputs, scores, options)
+    bounded = bounds.finite()
+    whitened, bounds = whiten_in_place(found, inputs.metrics, bounded), bounds.rows(bounded)
+    gram = gram_matrix(whitened, whitened)
+    stiffness = torch.full((len(whitened.scores),), STIFFNESS)
+    multipliers = solve_multipliers(gram, whitened.scores, bounds, stiffness)
+    after = (whitened.scores - gram @ multipliers).float()
+    update = closed_form_update(whitened, multipliers, inputs.metrics, 2 * options.rank)
     parts = [start.factors, update] if start else [update]
-    patch = Patch(added(parts, inputs.metrics, options.rank), loaded.base_hash)
+    patch = Patch(added(parts, inputs.metrics, options.rank), base_hash)
     slack = torch.full_like(scores, torch.inf)
     slack[bounded] = torch.minimum(after - bounds.lower, bounds.upper - after)
     return FittedStage(patch, scores, slack)
@@ -108,7 +116,7 @@ def fine_tuned(
 def averaged(first: Patch, second: Patch, metrics: Mapping[str, ModuleMetric], rank: int) -> Patch:
     """Return the patch half-way between two: what both have learnt carries over best, see LOG."""
     halves = [scaled(patch.factors, 0.5) for patch in (first, second)]
-    return Patch(added(halves, metrics, rank), first.base_hash)
+    return by_first(lambda: Patch(added(halves, metrics, rank), first.base_hash))
 
 
 def fit_patch(

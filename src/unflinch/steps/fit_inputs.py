@@ -98,17 +98,25 @@ def prepare_fit(
 
     Keeps that the base model answers are left out: they bound nothing. All guard prompts stay, those of `select` too:
     no choice needs them, and every bound makes the guard stronger. Prompts that were not asked come along: the first
-    round finds out by their scores what the base model does with them.
+    round finds out by their scores what the base model does with them. With thinking on they have no thought behind
+    which to take a score, and are left out.
     """
     fit = baseline.fit
     sequences = ordinary_sequences(loaded, fit, options.answer_tokens)
     asked = {
         Kind.TARGET: fit.refused("targets"),
         Kind.KEEP: fit.refused("keep"),
-        Kind.GUARD: [*fit.guard, *baseline.select.guard],
-        Kind.ORDINARY: [*fit.ordinary, *(a for a in fit.targets if not a.refused)],
+        Kind.GUARD: [*fit.decided("guard"), *baseline.select.decided("guard")],
+        Kind.ORDINARY: [*fit.decided("ordinary"), *(a for a in fit.decided("targets") if not a.refused)],
     }
-    unasked = {Kind.TARGET: fit.unasked_targets, Kind.KEEP: fit.unasked_keep, Kind.ORDINARY: fit.unasked_ordinary}
+    unasked = {
+        kind: [prompt for prompt in prompts if not prompt.thinking]
+        for kind, prompts in (
+            (Kind.TARGET, fit.unasked_targets),
+            (Kind.KEEP, fit.unasked_keep),
+            (Kind.ORDINARY, fit.unasked_ordinary),
+        )
+    }
     found = decisions(loaded.tokenizer, _flat(asked), scan.openings)
     more = [Decision(encode(loaded.tokenizer, prompt)) for prompt in _flat(unasked)]
     kinds = [kind for group in (asked, unasked) for kind, prompts in group.items() for _ in prompts]
@@ -124,7 +132,7 @@ def prepare_fit(
 def ordinary_sequences(loaded: LoadedModel, sets: BaselineSet, tokens: int) -> list[Ids]:
     """Return answered ordinary prompts up to the token before the `tokens`-th of the base model's own answer."""
     return [
-        (*encode(loaded.tokenizer, a.prompt), *a.tokens[: tokens - 1])
+        (*a.before_answer(loaded.tokenizer), *a.tokens[: tokens - 1])
         for a in sets.answered("ordinary")
         if len(a.tokens) >= tokens
     ]

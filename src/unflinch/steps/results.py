@@ -80,8 +80,9 @@ def write_results(opened: Run, baseline: Baseline) -> dict[str, Any]:
         "seconds": _seconds({name: step["seconds"] for name, step in steps.items()}),
         "verdict": {"passed": all(limit["passed"] for limit in limits), "limits": limits},
     }
-    for kind in ("targets", "keep", "guard"):
-        results[kind]["lost"] = results[kind]["refused_before"] - results[kind]["refused_after"]
+    for counts in (results, *results.get("modes", ())):  # results of before there were modes have none
+        for kind in ("targets", "keep", "guard"):
+            counts[kind]["lost"] = counts[kind]["refused_before"] - counts[kind]["refused_after"]
     write_json(opened.folder.path / RESULTS, results)
     return results
 

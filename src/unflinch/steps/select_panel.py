@@ -10,9 +10,9 @@ from torch import Tensor
 
 from unflinch.metrics.kl import kl_divergence
 from unflinch.metrics.refusal_score import RefusalOpenings
-from unflinch.models.chat import encode_all
 from unflinch.models.forward import last_logits, logits_from_hidden, scored_hidden
 from unflinch.models.load import LoadedModel
+from unflinch.models.workers import by_first
 from unflinch.options import FitOptions
 from unflinch.patch.attach import AttachedPatch
 from unflinch.results import FitStage
@@ -62,9 +62,9 @@ class SelectPanel:
         self.prompts = {kind: [a.prompt for a in baseline.select.refused(kind)] for kind in _KINDS}
         self.opening = {}
         for kind in _KINDS:
-            opened = [a.prompt for a in baseline.select.refused(kind) if self._opened(a)]
-            self.opening[kind] = encode_all(loaded.tokenizer, opened[:_MOST_OPENINGS])
-        self.ordinary = encode_all(loaded.tokenizer, [a.prompt for a in baseline.select.answered("ordinary")])
+            opened = [a for a in baseline.select.refused(kind) if self._opened(a)]
+            self.opening[kind] = [a.before_answer(loaded.tokenizer) for a in opened[:_MOST_OPENINGS]]
+        self.ordinary = [a.before_answer(loaded.tokenizer) for a in baseline.select.answered("ordinary")]
         self.base = self._states()
         self.base_scores = self._scores()
 
@@ -99,18 +99,21 @@ class SelectPanel:
     @torch.inference_mode()
     def by_answers(self, name: str, note: str, judged_tokens: int, advance: Callable[[int], None]) -> FitStage:
         """Return how the model as it stands does, by judging its answers as `validate` does."""
-        refused = {}
+        refused, loaded = {}, self.loaded
         for kind, prompts in self.prompts.items():
-            answers = ask(self.loaded.model, self.loaded.tokenizer, prompts, BundledJudge(), judged_tokens)
+            answers = ask(
+                loaded.model, loaded.tokenizer, prompts, BundledJudge(), judged_tokens, thinking=loaded.thinking
+            )
             refused[kind] = [counts_as_refused(kind == "targets", a.judgement.label) for a in answers]
             advance(len(prompts))
         return _stage(name, note, refused, self._kl())
 
     def _kl(self) -> float:
         """Return the mean first-token KL on ordinary prompts, in nats."""
-        model = self.loaded.model
-        now = logits_from_hidden(model, self._states())
-        return float(kl_divergence(logits_from_hidden(model, self.base), now).mean())
+        model, now = self.loaded.model, self._states()
+        return by_first(
+            lambda: float(kl_divergence(logits_from_hidden(model, self.base), logits_from_hidden(model, now)).mean())
+        )
 
     @torch.inference_mode()
     def _states(self) -> Tensor:
@@ -122,12 +125,13 @@ class SelectPanel:
     @torch.inference_mode()
     def _scores(self) -> dict[str, Tensor]:
         """Return the refusal scores of first tokens: above 0 the likeliest one opens refusals."""
-        return {
+        scores = {
             kind: torch.cat(
                 [torch.empty(0)] + [self.openings.score(x).cpu() for x in last_logits(self.loaded.model, rows)]
             )
             for kind, rows in self.opening.items()
         }
+        return by_first(lambda: scores)
 
 
 def _stage(name: str, note: str, refused: dict[str, list[bool]], kl: float) -> FitStage:
