@@ -143,8 +143,10 @@ def test_nothing_was_asked_of_another_computer_and_no_script_failed(visit: Visit
     assert visit.errors == []
 
 
-def test_the_page_fits_a_phone(visit: Visit) -> None:
+@pytest.mark.parametrize("tab", ["Chat", "Report", "Scan", "Compare"])
+def test_the_page_fits_a_phone(visit: Visit, tab: str) -> None:
     visit.page.set_viewport_size({"width": 420, "height": 900})
+    visit.page.get_by_role("tab", name=tab).click()
     assert visit.page.evaluate("document.documentElement.scrollWidth") <= 420
 
 
