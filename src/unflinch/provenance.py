@@ -6,16 +6,17 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
 from unflinch.errors import PatchError
 from unflinch.results import PromptSetHash, StoredVerdict
-from unflinch.run_folder import plain, write_json
+from unflinch.run_folder import plain
 
 PROVENANCE = "provenance.json"
 METADATA_KEY = "unflinch_provenance"
@@ -106,14 +107,19 @@ def read_provenance(folder: Path) -> Provenance | None:
 def write_provenance(folder: Path, provenance: Provenance) -> None:
     """Write the provenance into the metadata of every safetensors file of a folder, and beside them with their hashes.
 
+    Each file is replaced whole or not at all, the one beside the weights last.
+
     Raises:
-        RunFolderError: if the disk does not take it.
+        OSError: if the disk does not take it.
     """
     text = to_json(provenance)
     for file in sorted(folder.glob("*.safetensors")):
-        _set_metadata(file, METADATA_KEY, text)
+        with file.open("rb") as source, _replaced(file) as target:
+            _copy_with_metadata(source, target, METADATA_KEY, text)
     hashes = {file.name: _sha256(file) for file in sorted(folder.iterdir()) if file.suffix in WEIGHTS}
-    write_json(folder / PROVENANCE, plain(replace(provenance, files=hashes)))
+    whole = json.dumps(plain(replace(provenance, files=hashes)), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+    with _replaced(folder / PROVENANCE) as target:
+        target.write(whole.encode())
 
 
 def changed_files(folder: Path, provenance: Provenance) -> list[str]:
@@ -123,23 +129,29 @@ def changed_files(folder: Path, provenance: Provenance) -> list[str]:
     return sorted((found | provenance.files.keys()) - kept)
 
 
-def _set_metadata(file: Path, key: str, value: str) -> None:
-    """Rewrite a safetensors file with one more entry of metadata; the bytes of its tensors stay what they are.
-
-    The format: length of the header in eight bytes, the header as JSON padded with spaces, the tensors.
-    """
+@contextmanager
+def _replaced(file: Path) -> Iterator[BinaryIO]:
+    """Give a stream whose content takes the place of a file at the end, unless something is raised."""
     unfinished = file.with_name(f".{file.name}.unfinished")
     try:
-        with file.open("rb") as source, unfinished.open("wb") as target:
-            header = json.loads(source.read(int.from_bytes(source.read(8), "little")))
-            header["__metadata__"] = {**header.get("__metadata__", {}), key: value}
-            text = json.dumps(header, separators=(",", ":")).encode()
-            text += b" " * (-len(text) % 8)
-            target.write(len(text).to_bytes(8, "little") + text)
-            shutil.copyfileobj(source, target, 1 << 24)
+        with unfinished.open("wb") as stream:
+            yield stream
         os.replace(unfinished, file)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def _copy_with_metadata(source: BinaryIO, target: BinaryIO, key: str, value: str) -> None:
+    """Copy a safetensors file with one more entry of metadata; the bytes of its tensors stay what they are.
+
+    The format: length of the header in eight bytes, the header as JSON padded with spaces, the tensors.
+    """
+    header = json.loads(source.read(int.from_bytes(source.read(8), "little")))
+    header["__metadata__"] = {**header.get("__metadata__", {}), key: value}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    target.write(len(text).to_bytes(8, "little") + text)
+    shutil.copyfileobj(source, target, 1 << 24)
 
 
 def _sha256(file: Path) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_gguf import gguf_weights, write_gguf
-from tiny_models import random_ids, tiny_config, tiny_model, tiny_tokenizer
+from tiny_models import own_logits, random_ids, tiny_config, tiny_model, tiny_tokenizer
 from tiny_patches import random_patch
 from transformers import PreTrainedModel
 
@@ -121,10 +121,10 @@ def installed_llama_cpp() -> ModuleType:
     return module
 
 
-def llama_cpp_logits(model: Path, adapter: Path | None = None) -> np.ndarray:
+def llama_cpp_logits(model: Path, ids: tuple[int, ...], adapter: Path | None = None) -> np.ndarray:
     """Return llama.cpp's logits `(tokens, vocab)`, with keys and values in float32."""
     llama_cpp = installed_llama_cpp()
-    model_of = llama_cpp.Llama(
+    theirs = llama_cpp.Llama(
         model_path=str(model),
         lora_path=str(adapter) if adapter else None,
         n_ctx=64,
@@ -134,31 +134,29 @@ def llama_cpp_logits(model: Path, adapter: Path | None = None) -> np.ndarray:
         type_v=llama_cpp.GGML_TYPE_F32,
         verbose=False,
     )
-    model_of.eval(list(IDS))
-    scores: np.ndarray = model_of.scores[: len(IDS)].copy()
-    model_of.close()
+    theirs.eval(list(ids))
+    scores: np.ndarray = theirs.scores[: len(ids)].copy()
+    theirs.close()
     return scores
 
 
-@torch.inference_mode()
-def own_logits(model: PreTrainedModel) -> np.ndarray:
-    logits: np.ndarray = model(input_ids=torch.tensor([IDS])).logits[0].float().numpy()
-    return logits
+def cosine(one: np.ndarray, other: np.ndarray) -> float:
+    return float((one * other).sum() / (np.linalg.norm(one) * np.linalg.norm(other)))
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
 def test_llama_cpp_answers_as_the_model_with_the_patch_attached(family: str, tmp_path: Path) -> None:
     installed_llama_cpp()
-    base = write_gguf(tiny_model(family), tmp_path / "base.gguf")
+    base = write_gguf(tiny_model(family, dtype=torch.bfloat16), tmp_path / "base.gguf")
     loaded = load_model(str(base), dtype="float32", device="cpu")
     patch = random_patch(loaded.model, ranks=(1, 4, 2))
     adapter = export(loaded, patch, tmp_path / "out")
-    plain = own_logits(loaded.model)
+    plain = own_logits(loaded.model, IDS).numpy()
     with attached(loaded.model, patch):
-        patched = own_logits(loaded.model)
-    np.testing.assert_allclose(llama_cpp_logits(base), plain, atol=2e-3)
-    np.testing.assert_allclose(llama_cpp_logits(base, adapter), patched, atol=2e-3)
-    assert np.abs(patched - plain).max() > 0.1
+        patched = own_logits(loaded.model, IDS).numpy()
+    assert np.abs(patched - plain).max() > 1
+    np.testing.assert_allclose(llama_cpp_logits(base, IDS), plain, atol=0.05)
+    np.testing.assert_allclose(llama_cpp_logits(base, IDS, adapter), patched, atol=0.05)
 
 
 @pytest.mark.slow
@@ -173,17 +171,17 @@ def test_llama_cpp_moves_a_real_quantised_model_as_the_patch_does(
     base = Path(next(str(file.locate()) for file in files if file.name.endswith(".gguf")))
     monkeypatch.setenv("UNFLINCH_CACHE", str(tmp_path / "cache"))
     loaded = load_model(str(base), dtype="float32", device="cpu")
-    patch = random_patch(loaded.model, ranks=(2,), base_hash=loaded.base_hash)
-    adapter = export(loaded, patch, tmp_path / "out", 0.1)
-    plain = own_logits(loaded.model)
-    with attached(loaded.model, patch, 0.1):
-        moved = own_logits(loaded.model) - plain
-    theirs = llama_cpp_logits(base, adapter) - llama_cpp_logits(base)
+    patch = random_patch(loaded.model, base_hash=loaded.base_hash)
+    adapter = export(loaded, patch, tmp_path / "out")
+    ids = tuple(loaded.tokenizer("Water boils at one hundred degrees, and it freezes at")["input_ids"])
+    plain = own_logits(loaded.model, ids).numpy()
+    with attached(loaded.model, patch):
+        moved = own_logits(loaded.model, ids).numpy() - plain
+    theirs = llama_cpp_logits(base, ids, adapter) - llama_cpp_logits(base, ids)
     # llama.cpp rounds activations to eight bits to multiply them with quantised weights: the moves agree, not the bits.
-    cosine = (moved * theirs).sum() / np.sqrt((moved**2).sum() * (theirs**2).sum())
-    assert np.abs(moved).max() > 0.1
-    assert cosine > 0.99
-    assert 0.95 < np.linalg.norm(theirs) / np.linalg.norm(moved) < 1.05
+    assert np.abs(moved).max() > 1
+    assert cosine(moved, theirs) > 0.9
+    assert 0.8 < np.linalg.norm(theirs) / np.linalg.norm(moved) < 1.25
 
 
 def test_every_family_of_the_table_is_a_model_type() -> None:

@@ -128,6 +128,6 @@ def test_an_unsigned_folder_and_no_folder_are_refused(patch_folder: Path, keys: 
 
 def test_the_signature_is_the_format_s_own_tool_s(signed: Path, keys: tuple[Path, Path]) -> None:
     command = [sys.executable, "-m", "model_signing", "verify", "key", str(signed)]
-    options = ["--signature", str(signed / "model.sig"), "--public-key", str(keys[1])]
+    options = ["--signature", str(signed / "model.sig"), "--public_key", str(keys[1])]
     answer = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stderr

@@ -78,7 +78,7 @@ def _explained(key: Path, half: str) -> Iterator[None]:
         )
     try:
         yield
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:  # the last one of keys of another kind
         reason = getattr(error, "strerror", None) or error
         raise InputError(
             f"{key} cannot be used as a {half} key ({reason}); expected a PEM file with an unencrypted elliptic-curve "

@@ -163,7 +163,10 @@ def _keep(opened: Run, results: dict[str, Any]) -> None:
     provenance, card = patch_provenance(results), model_card(results)
     known = read_provenance(where)
     if where.exists() and (known is None or to_json(known) != to_json(provenance)):
-        write_provenance(where, provenance)
         folder.write_file(where / "README.md", lambda path: path.write_text(card, encoding="utf-8"))
+        try:
+            write_provenance(where, provenance)
+        except OSError as error:
+            raise disk_error(where, error) from error
     if waiting:
         folder.accept_patch()
