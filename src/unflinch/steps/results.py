@@ -13,6 +13,7 @@ from pydantic import TypeAdapter
 from unflinch.artifacts import Patch
 from unflinch.config import as_settings
 from unflinch.errors import RunFolderError
+from unflinch.models.workers import everyones
 from unflinch.patch.save import load_patch, save_patch
 from unflinch.report.model_card import model_card
 from unflinch.robustness_results import FormReport
@@ -119,6 +120,7 @@ def finish(opened: Run) -> dict[str, Any]:
         _keep(opened, results)
     else:
         folder.discard_patch()
+    everyones(None)  # the first worker that leaves may have its launcher stop the others: not before they are done here
     return results
 
 
