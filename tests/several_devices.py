@@ -1,7 +1,7 @@
 """A model whose layers seem to be on two GPUs, so that code that mixes tensors of several devices fails here too.
 
-Everything is computed on the CPU. Tensors carry the device that they would be on; a function that is given tensors of two
-devices fails as CUDA's would, and so does an index that is neither on the CPU nor where the indexed tensor is. What
+Everything is computed on the CPU. Tensors carry the device that they would be on; a function that is given tensors of
+two devices fails as CUDA's would, and so does an index that is neither on the CPU nor where the indexed tensor is. What
 autograd hands to hooks carries no device and fits everywhere.
 """
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
-from transformers import PreTrainedModel
+from transformers import Cache, PreTrainedModel
 
 CPU, FIRST, SECOND = torch.device("cpu"), torch.device("cuda", 0), torch.device("cuda", 1)
 _MOVES = {torch.Tensor.to, torch.Tensor.cpu, torch.Tensor.copy_}
@@ -32,7 +32,7 @@ class SeveralDevices(TorchFunctionMode):
 
     def __torch_function__(self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
-        if function is torch.Tensor.device.__get__:
+        if function == torch.Tensor.device.__get__:  # another wrapper at every access
             return self.places.get(args[0], CPU)
         given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         devices = [d for d in tree_leaves((args, kwargs)) if isinstance(d, torch.device)]
@@ -69,7 +69,7 @@ def spread(model: PreTrainedModel, first_layers: int) -> Iterator[None]:
 
     def moves_to(device: torch.device) -> Callable[..., Any]:
         def move(_module: nn.Module, args: Any, kwargs: Any) -> Any:
-            return tree_map_only(Tensor, lambda t: t.to(device), (args, kwargs))
+            return tree_map_only(Tensor, lambda t: t.to(device), (args, kwargs), is_leaf=lambda x: isinstance(x, Cache))
 
         return move
 
