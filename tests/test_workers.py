@@ -68,12 +68,20 @@ def test_two_workers_end_with_the_figures_and_factors_of_one(planted: Path, fini
     settings = settings_file(planted, tmp_path)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", free_port()]
     command = ["-m", "unflinch", "run", "--config", str(settings), "--name", "two", "--runs", str(tmp_path), "--json"]
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
     done = subprocess.run(
-        [*launcher, *command], env=environment(), capture_output=True, text=True, timeout=LONGEST, check=False
+        [*launcher, *command],
+        env=environment(TMPDIR=str(scratch)),
+        capture_output=True,
+        text=True,
+        timeout=LONGEST,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["name"] == "two"  # one of them prints, once
     assert done.stderr.count("run folder") == 1
+    assert not list(scratch.rglob("*.safetensors"))
     assert differences(comparable(finished), comparable(tmp_path / "two")) == {}
     for name, expected in load_file(finished / "patch" / "adapter_model.safetensors").items():
         found = load_file(tmp_path / "two" / "patch" / "adapter_model.safetensors")[name]

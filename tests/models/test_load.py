@@ -56,6 +56,13 @@ def test_auto_is_bfloat16_exactly_where_the_processor_computes_in_it(monkeypatch
         assert pick_dtype("auto", cpu) == expected
 
 
+def test_every_worker_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for name, value in (("WORLD_SIZE", "4"), ("RANK", "3"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(name, value)
+    assert pick_device("auto") == torch.device("cuda", 1)
+
+
 def test_auto_takes_the_first_device_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)

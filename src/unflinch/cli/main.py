@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import signal
 import sys
 import traceback
 import warnings
@@ -32,7 +33,7 @@ from unflinch.cli.sign import sign, verify
 from unflinch.cli.validate import validate
 from unflinch.cli.web import web
 from unflinch.errors import InputError, UnflinchError
-from unflinch.launch import is_first
+from unflinch.launch import is_first, workers
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False)
 COMMANDS = (
@@ -94,6 +95,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     ordered = ["--debug"] * debug + [argument for argument in given if argument != "--debug"]
+    if workers() > 1:  # launchers end the others so when one has failed: they leave, and remove what is their own
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a character that the terminal lacks becomes `?`

@@ -14,6 +14,7 @@ from unflinch.artifacts import Patch
 from unflinch.config import as_settings
 from unflinch.data.splits import PromptSets, Splits, hash_prompts
 from unflinch.errors import RunFolderError
+from unflinch.models.workers import everyones
 from unflinch.patch.save import load_patch, save_patch
 from unflinch.provenance import read_provenance, to_json, write_provenance
 from unflinch.report.model_card import model_card
@@ -125,6 +126,7 @@ def finish(opened: Run) -> dict[str, Any]:
         _keep(opened, results)
     else:
         folder.discard_patch()
+    everyones(None)  # the first worker that leaves may have its launcher stop the others: not before they are done here
     return results
 
 
