@@ -241,8 +241,10 @@ class _Parts:
         return self.work.lengths.typical - self.work.lengths.shared
 
     def weights(self) -> int:
+        """All weights, and of quantised ones the largest matrix as it is restored for a multiplication."""
         others = (self.shape.parameters - self.shape.layer_linears) * self.held.value_bytes
-        return others + int(self.shape.layer_linears * self.held.linear_bytes)
+        restored = self.shape.feed_forward * self.shape.width if self.held.linear_bytes < self.held.value_bytes else 0
+        return others + int(self.shape.layer_linears * self.held.linear_bytes) + restored * self.held.value_bytes
 
     def edited_layers(self) -> int:
         return max(1, round(self.edited_share * self.shape.depth))
