@@ -196,7 +196,7 @@ def plan_memory(
     parts = _Parts(shape, work, held, edited_share)
     model = held.program + parts.weights()
     costing = parts.differentiating(work.fit_tokens, 5)
-    fitting = parts.differentiating(1, 6) + parts.compressing()
+    fitting = parts.differentiating(work.fit_tokens, 6) + parts.compressing()
     tuning = parts.fine_tuning() if work.fine_tuned else 0
     if beside is None:
         fitting = max(fitting, parts.solving())
