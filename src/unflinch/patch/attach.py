@@ -86,7 +86,8 @@ def check_fits(model: PreTrainedModel, patch: Patch) -> None:
         raise PatchError("the patch changes no module; fetch or fit it again")
     modules = dict(model.named_modules())
     for name, factors in patch.factors.items():
-        expected = linear_shape(modules.get(name))
+        module = modules.get(name)
+        expected = None if isinstance(module, LoraLayer) else linear_shape(module)
         if expected is None:
             raise PatchError(
                 f"the patch changes '{name}', which this model does not have as a linear module; "
