@@ -8,10 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from unflinch.artifacts import LowRankFactors, Patch
 from unflinch.config import RunConfig, as_settings
 from unflinch.data.splits import Splits
 from unflinch.models.load import LoadedModel, load_model
-from unflinch.options import ModelOptions
+from unflinch.models.writers import choose_writers
+from unflinch.options import FitOptions, ModelOptions
+from unflinch.patch.attach import attached
 from unflinch.run_folder import RunFolder, open_run
 from unflinch.steps.prepare import load_splits
 from unflinch.steps.progress import Progress, silent
@@ -47,7 +52,26 @@ def start_run(
     """Return an open run: prompts are checked first, then the folder is made, then the model is loaded."""
     splits = load_splits(config.prompts)
     opened = open_run(folder, as_settings(config), resume)
-    return Run(config, opened, load_from(config.model), splits, progress or silent, step_done or (lambda *_: None))
+    loaded = load_from(config.model)
+    check_patchable(loaded, config.fit)
+    return Run(config, opened, loaded, splits, progress or silent, step_done or (lambda *_: None))
+
+
+def check_patchable(loaded: LoadedModel, options: FitOptions) -> None:
+    """Attach a patch of zeros to every writer that a fit could change: now, as the fit itself begins much later.
+
+    Raises:
+        ArchitectureError: no layer has a writer that a patch can change.
+        PatchError: peft does not put a patch where it belongs.
+    """
+    model = loaded.model
+    chosen = choose_writers(model, loaded.architecture, range(loaded.depth), options.writers)
+    factors = {}
+    for name in chosen.modules:
+        outputs, inputs = model.get_submodule(name).get_parameter("weight").shape
+        factors[name] = LowRankFactors(torch.zeros(1, inputs), torch.zeros(outputs, 1))
+    with attached(model, Patch(factors, loaded.base_hash)):
+        pass
 
 
 def load_from(options: ModelOptions) -> LoadedModel:
