@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
-from tiny_models import own_logits, random_ids, tiny_model, tiny_tokenizer
+from tiny_models import WIDTH, own_logits, random_ids, tiny_model, tiny_tokenizer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -20,7 +20,7 @@ from unflinch.models.architecture import architecture_of
 from unflinch.models.families import ARCHITECTURES
 from unflinch.models.forward import logits_from_hidden, scored_hidden
 from unflinch.models.generate import generate
-from unflinch.models.hooks import check_writers
+from unflinch.models.hooks import ablated_direction, check_writers, recorded_layer_outputs
 from unflinch.models.layers import blocks_of, decoder_layers
 from unflinch.models.load import LoadedModel
 from unflinch.options import FitOptions
@@ -63,13 +63,23 @@ def test_what_a_row_names_is_all_that_a_layer_writes(family: str) -> None:
     model = model_of(family)
     row = architecture_of(model)
     assert (row.source, row.blocks) == ("table", ARCHITECTURES[SEES_IMAGES.get(family, family)].blocks)
+    assert {block for layer in decoder_layers(model, row) for block in blocks_of(layer, row)} == set(row.blocks)
     check_writers(model, row)
     for block in row.blocks:
-        if any(block in blocks_of(layer, row) for layer in decoder_layers(model, row)):
-            others = tuple(other for other in row.blocks if other.output != block.output or not other.output)
-            fewer = replace(row, blocks=tuple(other for other in others if other != block))
-            with pytest.raises(ArchitectureError, match="are not all that layer . writes"):
-                check_writers(model, fewer)
+        others = tuple(other for other in row.blocks if other.output != block.output or not other.output)
+        fewer = replace(row, blocks=tuple(other for other in others if other != block))
+        with pytest.raises(ArchitectureError, match="are not all that layer . writes"):
+            check_writers(model, fewer)
+
+
+def test_a_direction_that_is_taken_out_is_in_no_layers_output(family: str) -> None:
+    model = model_of(family)
+    row, unit = architecture_of(model), nn.functional.normalize(torch.ones(WIDTH), dim=0)
+    with ablated_direction(model, row, unit), recorded_layer_outputs(model, row) as outputs:
+        own_logits(model, DIFFERENT[3])
+    for output in outputs:
+        assert (output @ unit).abs().max() < 1e-5 * output.norm(dim=-1).max()
+    assert torch.equal(own_logits(model, DIFFERENT[3]), logits_one_by_one(family)[3])
 
 
 def test_logits_padded_and_behind_a_shared_start_equal_the_models_own(family: str) -> None:

@@ -80,7 +80,12 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "head_dim": 8,
         "global_head_dim": 16,
         "sliding_window": WINDOW,
-        "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+        "layer_types": ["sliding_attention", "full_attention", "full_attention"],
+        "num_kv_shared_layers": 1,
+        "enable_moe_block": True,
+        "num_experts": 4,
+        "top_k_experts": 2,
+        "moe_intermediate_size": 16,
         "hidden_size_per_layer_input": 8,
         "vocab_size_per_layer_input": 320,
         "final_logit_softcapping": 3.0,
@@ -131,6 +136,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "layer_types": ["chunked_attention", "full_attention", "chunked_attention"],
         "no_rope_layers": [1, 0, 1],
     },
+    "mamba2": {"num_heads": 4, "head_dim": 16, "n_groups": 1, "state_size": 8, "chunk_size": 16},
     "ministral": {"head_dim": 8, "sliding_window": WINDOW, "layer_types": _SLIDING_FIRST},
     "ministral3": {"head_dim": 8},
     "mistral": {"sliding_window": WINDOW},
@@ -180,6 +186,16 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
     "qwen2_5_vl": {
         "text_config": {"rope_parameters": _IMAGE_ROPE},
+        "vision_config": {
+            "depth": 1,
+            "hidden_size": 16,
+            "intermediate_size": 16,
+            "num_heads": 2,
+            "out_hidden_size": 32,
+        },
+    },
+    "qwen3_5": {
+        "text_config": _DELTA_NET,
         "vision_config": {
             "depth": 1,
             "hidden_size": 16,

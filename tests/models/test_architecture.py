@@ -92,3 +92,30 @@ def test_a_row_is_taken_from_the_exact_model_type_alone() -> None:
     model.config.model_type = "llama_next"
     assert architecture_of(model).source == "structure"
     assert own_logits(model, (5, 6)).shape[0] == 2
+
+
+def test_modules_that_the_user_names_are_taken_and_what_is_not_named_is_looked_up() -> None:
+    model = tiny_model("gpt2")  # nothing of it is recognised
+    for layer in model.transformer.h:
+        layer.mlp.extra = nn.Linear(48, WIDTH)
+    row = architecture_of(model, "transformer.h", ("mlp.extra",))
+    assert (row.layers, row.source, kinds(row)) == ("transformer.h", "named", {"mlp.extra": "named"})
+    writer = architecture_of(tiny_model(HYBRID), writers=("self_attn.o_proj",))  # one layer of three has it
+    assert (writer.layers, kinds(writer)) == ("model.layers", {"self_attn.o_proj": "named"})
+    layers = architecture_of(tiny_model("stablelm"), layers="model.layers")
+    assert (layers.source, kinds(layers)) == ("named", READ["stablelm"][1])
+
+
+@pytest.mark.parametrize(
+    ("layers", "writers", "message"),
+    [
+        ("model.layer", ("mlp.down_proj",), r"at 'model.layer', found no module list .* lists are model.layers \(3\)"),
+        (None, ("mlp.w2",), r"'mlp.w2' should be a linear module in layers of 'model.layers', found nothing; linear "),
+        (None, ("mlp",), r"'mlp' should be a linear module .*, found LlamaMLP; .* self_attn.q_proj, .*mlp.down_proj"),
+    ],
+)
+def test_a_name_that_leads_to_nothing_is_refused_with_the_names_that_are_there(
+    layers: str | None, writers: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(ArchitectureError, match=message):
+        architecture_of(tiny_model("llama"), layers, writers)

@@ -65,7 +65,7 @@ def _named(model: PreTrainedModel, layers: str | None, writers: tuple[str, ...])
     base = None if layers and writers else _row(model) or read_structure(model, layers)
     path = layers or (base.layers if base else "")
     blocks = tuple(Block("named", writer) for writer in writers) or (base.blocks if base else ())
-    row = Architecture(model.config.model_type, blocks, path, "named")
+    row = Architecture(model.config.model_type, blocks, layers=path, source="named")
     found = decoder_layers(model, row)
     for writer in writers:
         there = [module for layer in found if (module := find(layer, writer)) is not None]
@@ -116,7 +116,7 @@ def read_structure(model: PreTrainedModel, path: str | None = None) -> Architect
     """
     config = model.config.get_text_config()
     path = path or _only_list(model, config)
-    row = Architecture(model.config.model_type, (), path, "named")
+    row = Architecture(model.config.model_type, (), layers=path, source="named")
     width, blocks, order = config.hidden_size, {}, _running_order(model)
     for number, layer in enumerate(decoder_layers(model, row)):
         children = {name: child for name, child in layer.named_children() if can_write(child, width)}

@@ -9,14 +9,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+
 from unflinch.activations.scratch_space import Workspace, workspace
+from unflinch.artifacts import LowRankFactors, Patch
 from unflinch.config import RunConfig, as_settings
 from unflinch.data.splits import PromptSets, Splits
+from unflinch.models.layers import module_shape
 from unflinch.models.load import LoadedModel, load_model
 from unflinch.models.memory_plan import MemoryPlan
 from unflinch.models.thinking import thinking_modes
 from unflinch.models.workers import all_or_none
-from unflinch.options import ModelOptions
+from unflinch.models.writers import choose_writers
+from unflinch.options import FitOptions, ModelOptions
+from unflinch.patch.attach import attached
 from unflinch.run_folder import RunFolder
 from unflinch.steps.memory import plan_run
 from unflinch.steps.mirror import mirror_step, open_for_all
@@ -67,6 +73,7 @@ def start_run(
     opened = open_for_all(folder, as_settings(config), resume)
     tell("memory", plan.headline(), time.perf_counter() - started)
     loaded = load_from(config.model)
+    check_patchable(loaded, config.fit)
     asked = Splits(_in_modes(loaded, splits.fit), _in_modes(loaded, splits.select), _in_modes(loaded, splits.test))
     return Run(config, opened, loaded, asked, plan, progress or silent, tell)
 
@@ -75,6 +82,23 @@ def _in_modes(loaded: LoadedModel, sets: Sets) -> Sets:
     """Return every prompt as it is asked: once a mode, under the run's system prompt."""
     kinds = ("targets", "keep", "guard", "ordinary")
     return replace(sets, **{kind: loaded.in_modes(getattr(sets, kind)) for kind in kinds})
+
+
+def check_patchable(loaded: LoadedModel, options: FitOptions) -> None:
+    """Attach a patch of zeros to every writer that a fit could change: now, as the fit itself begins much later.
+
+    Raises:
+        ArchitectureError: no layer has a writer that a patch can change.
+        PatchError: peft does not put a patch where it belongs.
+    """
+    model = loaded.model
+    chosen = choose_writers(model, loaded.architecture, range(loaded.depth), options.writers)
+    factors = {}
+    for name in chosen.modules:
+        inputs, outputs = module_shape(model, name)
+        factors[name] = LowRankFactors(torch.zeros(1, inputs), torch.zeros(outputs, 1))
+    with attached(model, Patch(factors, loaded.base_hash)):
+        pass
 
 
 def load_from(options: ModelOptions) -> LoadedModel:
