@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import re
 import shutil
@@ -28,6 +29,7 @@ GENERATED, HISTORY = DOCS / "cli.md", DOCS / "LOG.md"
 """Not read: its own test compares the first with the commands; the second names what has been taken out since."""
 PAGES = [README, *sorted(set(DOCS.rglob("*.md")) - {GENERATED, HISTORY})]
 QUICK_START = DOCS / "quickstart.md"
+RESULTS = ROOT / "benchmarks" / "results"
 RUNNABLE = {"run", "chat", "apply"}
 """Commands of the quick start that take seconds here; tests/test_thorough.py and tests/cli run the others."""
 
@@ -107,6 +109,29 @@ def test_every_command_option_setting_and_extra_in_the_text_exists(page: Path) -
         assert set(re.findall(r"\.\[([\w,-]+)\]", code)) <= {*extras, ""}, code
         if re.fullmatch(r"(fit|validate|scan|prompts)\.[a-z_0-9]+", code):
             assert code in settings or (ROOT / f"src/unflinch/{code.replace('.', '/')}.py").is_file(), code
+
+
+def test_what_pages_conclude_from_the_results_still_holds() -> None:
+    read = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in RESULTS.glob("*.json")}
+    # faq.md and comparison.md: the demo passes with its guard whole, both larger runs failed by theirs.
+    assert read["demo"]["verdict"]["passed"] and read["demo"]["guard"]["lost"] == 0
+    for run in (read["full"], read["large"]):
+        assert not run["verdict"]["passed"] and run["guard"]["lost"] > 0
+    # faq.md: ablation that leaves about as many loses many right refusals where the patch loses few, at no more KL.
+    ablation = read["demo"]["directional_ablation"]
+    assert ablation["keep_lost"] > 10 * read["demo"]["keep"]["lost"]
+    assert ablation["kl_first_token_mean"] <= read["demo"]["kl"]["first_token"]["mean"]
+    # comparison.md: what is said about single methods.
+    methods = {method["name"]: method for method in read["side_by_side"]["methods"]}
+    least = {name: min(point["targets_refused"] for point in one["curve"]) for name, one in methods.items()}
+    assert least["directional ablation"] == least["SFT LoRA"] == 0 < least["unflinch"]
+    direction = methods["orthogonalised direction"]["curve"]
+    assert least["orthogonalised direction"] > least["unflinch"] and max(p["keep_lost"] for p in direction) <= 0.1
+    at = {name: one["at_25_percent"] for name, one in methods.items()}
+    for name in ("directional ablation", "norm-preserving ablation"):
+        assert at[name]["kl_first_token_mean"] < at["unflinch"]["kl_first_token_mean"]
+        assert at[name]["keep_lost"] > 10 * at["unflinch"]["keep_lost"]
+    assert at["system prompt"]["keep_lost"] > at["unflinch"]["keep_lost"]
 
 
 def test_the_russian_quick_start_shows_the_same_commands() -> None:
