@@ -22,7 +22,7 @@ def sign_folder(folder: Path, private_key: Path) -> Path:
         private_key: PEM file of an unencrypted elliptic-curve key (P-256, P-384 or P-521).
 
     Raises:
-        InputError: if the package is missing, the key cannot be used, or the signature cannot be written.
+        InputError: if the package is missing, or the key cannot be used.
         PatchError: if it is no folder, or one with links in it.
     """
     _check_folder(folder)
