@@ -246,13 +246,15 @@ def check_forward(model: PreTrainedModel) -> None:
     except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
         raise ArchitectureError(f"model type '{model.config.model_type}' cannot be run in parts ({error})") from error
     expected = torch.stack(own)
-    tolerance = {"rtol": 0.0, "atol": 0.05 * float(expected.abs().max())}
-    if not torch.allclose(written, expected, **tolerance) and torch.allclose(read, expected, **tolerance):
+    right = [
+        torch.allclose(ours, expected, rtol=0.0, atol=0.05 * float(expected.abs().max())) for ours in (read, written)
+    ]
+    if right == [True, False]:
         raise ArchitectureError(
             f"model type '{model.config.model_type}' does not go on from a cache as attention does, so that its "
             "answers could not be trusted; give a model of another family"
         )
-    if not torch.allclose(read, expected, **tolerance):
+    if not all(right):
         raise ArchitectureError(
             f"model type '{model.config.model_type}' computes its logits in a way that unflinch does not know; "
             "expected decoder layers, a norm and a linear head: give a model of another family"

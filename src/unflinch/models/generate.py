@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from jaxtyping import Float, Int
@@ -165,7 +166,8 @@ def _write(
             return
         if len(going) < len(opened.rows):
             keep = torch.tensor(going, device=model.device)
-            opened.cache.reorder_cache(keep)  # takes a part of the rows, too, and from recurrent layers as well
+            # It takes a part of the rows, too, and unlike `batch_select_indices` from recurrent layers as well.
+            opened.cache.reorder_cache(cast(torch.LongTensor, keep))
             tokens, opened.mask, opened.positions = tokens[keep], opened.mask[keep], opened.positions[keep]
             opened.rows = [opened.rows[place] for place in going]
         opened.mask = torch.cat([opened.mask, opened.mask.new_ones(len(going), 1)], dim=1)
