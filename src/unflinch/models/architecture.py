@@ -117,7 +117,8 @@ def read_structure(model: PreTrainedModel, path: str | None = None) -> Architect
     config = model.config.get_text_config()
     path = path or _only_list(model, config)
     row = Architecture(model.config.model_type, (), layers=path, source="named")
-    width, blocks, order = config.hidden_size, {}, _running_order(model)
+    width, order = config.hidden_size, _running_order(model)
+    blocks: dict[str, Block] = {}
     for number, layer in enumerate(decoder_layers(model, row)):
         children = {name: child for name, child in layer.named_children() if can_write(child, width)}
         found = {name: _read_child(name, child, width, order) for name, child in children.items()}
