@@ -15,6 +15,7 @@ from unflinch.data.prompts import Prompt
 from unflinch.report.build import build_report
 from unflinch.run_folder import RunFolder
 from unflinch.steps import baseline as baseline_step
+from unflinch.steps import edit_cost as edit_cost_step
 from unflinch.steps import fit as fit_step
 from unflinch.steps import forms as forms_step
 from unflinch.steps import mechanism as mechanism_step
@@ -73,11 +74,15 @@ def run_scan(
     progress: Progress | None = None,
     step_done: StepDone | None = None,
 ) -> dict[str, Any]:
-    """Run baseline and scan only; return what the scan found, and how the model refuses. Arguments as for `run`."""
+    """Run baseline and scan only; return what the scan found: also how the model refuses, and what a patch will cost.
+
+    Arguments as for `run`, which goes on from there with `resume`.
+    """
     opened = start_run(config, folder, resume, progress, step_done)
     baseline = measure_baseline(opened)
     scan = scan_model(opened, baseline)
-    return {**scan.summary(), "mechanism": describe_mechanism(opened, baseline, scan)}
+    mechanism, cost = describe_mechanism(opened, baseline, scan), estimate_cost(opened, baseline, scan)
+    return {**scan.summary(), "mechanism": mechanism, "edit_cost": cost}
 
 
 def run_fit(
@@ -173,6 +178,16 @@ def describe_mechanism(opened: Run, baseline: Baseline, scan: Scan) -> dict[str,
         return mechanism_step.describe_mechanism(opened.loaded, known, scan, opened.progress)
 
     return dict(opened.step("mechanism", work, store.mechanism_headline))
+
+
+def estimate_cost(opened: Run, baseline: Baseline, scan: Scan) -> dict[str, Any]:
+    """Scan only: what every module is worth to a patch, and the least KL that one will cost."""
+
+    def work() -> Any:
+        known = baseline_step.with_thoughts(opened.loaded, baseline)
+        return edit_cost_step.edit_cost(opened.loaded, known, scan, opened.config.fit, opened.progress)
+
+    return dict(opened.step("edit_cost", work, store.edit_cost_headline))
 
 
 def validate_forms(opened: Run) -> None:

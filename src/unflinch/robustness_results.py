@@ -99,5 +99,33 @@ class Mechanism:
         return min(done, default=None)
 
 
+@dataclass(frozen=True)
+class ModuleLeverage:
+    """What one module is worth to a patch, in squared units of logits a nat: see `edit.least_cost`."""
+
+    module: str
+    targets: float
+    """kappa: targets' mean refusal score alone."""
+    guarded: float
+    """What is left of it when the keeps' mean score must not fall."""
+    chosen: bool
+    """Whether the scan chose it for editing."""
+
+
+@dataclass(frozen=True)
+class EditCost:
+    """The least that a patch costs, to second order, known before anything is edited."""
+
+    modules: tuple[ModuleLeverage, ...]
+    """All modules that could be edited, by layer."""
+    shift: float
+    """How far the targets' mean refusal score is above the goal, in units of logits."""
+    least_kl: float | None
+    """KL a token of the answer, in nats, at which an edit of the chosen modules brings the mean there and leaves that
+    of the keeps; None if none does."""
+    least_kl_unguarded: float | None
+    """The same where keeps may fall: the difference is what telling them apart costs."""
+
+
 GONE = 0.1
 """Share of refusals below which refusing counts as taken out."""

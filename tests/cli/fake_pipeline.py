@@ -16,11 +16,20 @@ from unflinch.data.mine import MinedPrompts
 from unflinch.data.prompts import Prompt
 from unflinch.metrics.intervals import rate
 from unflinch.results import LayerSeparation
-from unflinch.robustness_results import Ablation, Mechanism
+from unflinch.robustness_results import Ablation, EditCost, Mechanism, ModuleLeverage
 from unflinch.run_folder import open_run
 
 MECHANISM = Mechanism(
     7, (0.6, 0.9), rate(9, 10), rate(0, 10), rate(1, 10), (Ablation(1, 14, rate(1, 20), rate(8, 20)),)
+)
+EDIT_COST = EditCost(
+    (
+        ModuleLeverage("model.layers.9.mlp.down_proj", 900.0, 450.0, True),
+        ModuleLeverage("model.layers.20.mlp.down_proj", 1200.0, 90.0, False),
+    ),
+    5.2,
+    0.0123,
+    0.0061,
 )
 FUNCTIONS = ("run", "run_scan", "run_fit", "run_validate", "mine")
 
@@ -112,7 +121,7 @@ class FakePipeline:
         open_run(folder, as_settings(config), resume)
         self._steps(("baseline", "scan"), progress, step_done)
         separations = [LayerSeparation(**one) for one in self.results["scan"]["separations"]]
-        return {**self.results["scan"], "separations": separations, "mechanism": MECHANISM}
+        return {**self.results["scan"], "separations": separations, "mechanism": MECHANISM, "edit_cost": EDIT_COST}
 
     def run_fit(
         self, config: RunConfig, folder: Path, *, resume: bool = False, progress: Any = None, step_done: Any = None

@@ -208,6 +208,26 @@ def test_scan_shows_the_best_layers_of_each_method_and_the_choice(unflinch: Unfl
     assert any("rank 2, layers 9, 10, 11, 12, 13, 14, 15, 16, 17, 18 of 24" in line for line in lines)
 
 
+def test_scan_shows_what_a_patch_will_cost_at_least(unflinch: Unflinch, pipeline: FakePipeline) -> None:
+    lines = unflinch("scan", "demo").out.splitlines()
+    modules = [line.split() for line in lines if "down_proj" in line]
+    assert modules == [
+        ["model.layers.9.mlp.down_proj", "900", "450", "yes"],
+        ["model.layers.20.mlp.down_proj", "1.2e+03", "90"],
+    ]
+    told = " ".join(" ".join(lines).split())
+    assert "false refusals by 5.2 logits" in told and "at least 0.0123 nats" in told and "0.0061 if they may fall" in told
+
+
+def test_a_scan_with_fit_ends_as_a_run(unflinch: Unflinch, pipeline: FakePipeline) -> None:
+    answer = unflinch("scan", "demo", "--name", "first", "--fit")
+    assert answer.code == 0
+    assert [name for name, *_ in pipeline.calls] == ["run_scan", "run"]
+    assert "<- chosen" in answer.out and "PASSED" in answer.out
+    shown = json.loads(unflinch("scan", "demo", "--name", "second", "--fit", "--json").out)
+    assert shown["verdict"]["passed"] is True
+
+
 def test_a_scan_is_continued_by_run(unflinch: Unflinch, pipeline: FakePipeline) -> None:
     unflinch("scan", "demo", "--name", "first")
     assert unflinch("run", "--resume", "--name", "first").code == 0
@@ -217,6 +237,7 @@ def test_a_scan_is_continued_by_run(unflinch: Unflinch, pipeline: FakePipeline) 
 def test_scan_as_json_holds_every_layer(unflinch: Unflinch, pipeline: FakePipeline) -> None:
     shown = json.loads(unflinch("scan", "demo", "--json").out)
     assert shown.pop("mechanism")["ablations"][0]["refused_in_answer"]["count"] == 8
+    assert shown.pop("edit_cost")["least_kl"] == 0.0123
     assert shown == pipeline.results["scan"]
 
 

@@ -16,9 +16,10 @@ from unflinch.data.mine import Spectrum
 from unflinch.report import wording
 from unflinch.report.run_results import FitFacts, RunResults, ScanFacts
 from unflinch.results import Agreement, Interval, LayerSeparation, RefusalCounts
-from unflinch.robustness_results import Mechanism
+from unflinch.robustness_results import EditCost, Mechanism
 
 BEST_LAYERS = 4
+BEST_MODULES = 8
 MOST_GROUPS = 20
 
 
@@ -122,6 +123,15 @@ def mechanism_summary(found: Mechanism) -> RenderableType:
             wording.percent_range(answer.interval),
         )
     return Group(table, Text(wording.mechanism(found)))
+
+
+def edit_cost_summary(found: EditCost) -> RenderableType:
+    """Return the modules that a patch is worth most in, and the least that one of the chosen modules costs."""
+    table = _table("module", "logits² per nat", "right refusals held", "edited")
+    best = sorted(found.modules, key=lambda one: -one.guarded)[:BEST_MODULES]
+    for one in best:
+        table.add_row(one.module, f"{one.targets:.3g}", f"{one.guarded:.3g}", "yes" if one.chosen else "")
+    return Group(table, Text(wording.edit_cost(found)))
 
 
 def fit_summary(fit: FitFacts) -> RenderableType:

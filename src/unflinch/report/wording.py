@@ -9,7 +9,7 @@ from typing import Any
 from unflinch.benchmark_results import BenchmarkScore
 from unflinch.report.run_results import RunResults
 from unflinch.results import Interval, Limit, RefusalCounts, WriterCoverage
-from unflinch.robustness_results import Mechanism
+from unflinch.robustness_results import EditCost, Mechanism
 
 NO_BREAK = "\N{NO-BREAK SPACE}"
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -244,3 +244,15 @@ def mechanism(found: Mechanism) -> str:
     comes_back = f"It comes back later in the answer in {back} of {late.refused_in_answer.n}" if back > 0 else ""
     read = f"Refused and answered prompts can be told apart from layer {found.first_layer} on"
     return ". ".join(part for part in (said, comes_back, read) if part) + "."
+
+
+def edit_cost(found: EditCost) -> str:
+    """Return in words what a patch will cost at least."""
+    goal = f"To lower the mean refusal score of false refusals by {found.shift:.1f} logits"
+    if found.least_kl is None:
+        return f"{goal} and hold that of right ones, no change of the edited modules will do: they are not told apart."
+    alone = f" ({nats(found.least_kl_unguarded)} if they may fall)" if found.least_kl_unguarded is not None else ""
+    return (
+        f"{goal} and hold that of right ones costs at least {nats(found.least_kl)} nats of KL a token of the answer"
+        f"{alone}, to second order; every prompt for itself costs more."
+    )

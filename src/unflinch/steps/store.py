@@ -95,6 +95,12 @@ def mechanism_headline(data: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def edit_cost_headline(data: dict[str, Any]) -> dict[str, Any]:
+    """Return what is shown when the cost of a patch is estimated."""
+    least = data["least_kl"]
+    return {"least_KL_per_token": "none reaches the goal" if least is None else least}
+
+
 def forms_headline(data: dict[str, Any]) -> dict[str, Any]:
     """Return what is shown when every form is measured."""
     worst = max(data["forms"], key=lambda form: form["guard_lost"]["count"] - form["guard_lost_by_format"])
