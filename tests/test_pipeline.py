@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import importlib
 import json
 import os
 import shutil
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from peft import PeftModel
-from planted_model import ANSWER, REFUSAL, SETTINGS, config_for, planted_splits
+from planted_model import ANSWER, REFUSAL, SETTINGS, config_for, planted_splits, write_config
+from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -25,13 +26,17 @@ from unflinch import pipeline
 from unflinch.data.prompts import bundled, guard_prompts
 from unflinch.errors import InputError, PromptSetError, RunFolderError
 from unflinch.models.load import load_model
+from unflinch.provenance import changed_files, from_json, read_provenance, to_json
 from unflinch.results import Judgement
-from unflinch.run_folder import RunFolder
+from unflinch.run_folder import RunFolder, plain
 from unflinch.steps import baseline as baseline_step
 from unflinch.steps import fit as fit_step
 from unflinch.steps import results as results_step
 from unflinch.steps import scan as scan_step
 from unflinch.validate.judges import RuleJudge
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
+soak = importlib.import_module("soak").soak
 
 pytestmark = pytest.mark.xdist_group("planted")
 """One process trains the planted model and runs it, for all tests here and in the other file of this group."""
@@ -45,7 +50,7 @@ def results_of(folder: Path) -> dict[str, Any]:
 
 
 def comparable(results: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in results.items() if key not in {"created", "seconds", "name"}}
+    return {key: value for key, value in results.items() if key not in {"created", "seconds", "name", "memory"}}
 
 
 def patch_tensors(folder: Path) -> dict[str, list[list[float]]]:
@@ -160,6 +165,24 @@ def test_plain_peft_loads_the_patch_and_it_takes_refusals_away(planted: Path, fi
                 torch.equal(patched(input_ids=row).logits[0, -1], logits)
                 for row, logits in zip(ids, before, strict=True)
             )
+
+
+def test_the_patch_says_what_it_is_and_what_was_measured(planted: Path, finished: Path) -> None:
+    results, record = results_of(finished), read_provenance(finished / "patch")
+    assert record is not None
+    assert changed_files(finished / "patch", record) == []
+    assert record.passed
+    assert plain(record.verdict) == results["verdict"]
+    assert record.base.weight_hash == results["model"]["base_hash"]
+    guard = sorted(prompt.key for prompt in planted_splits().test.guard)
+    assert record.data["test"]["guard"].n == len(guard)
+    assert (
+        record.data["test"]["guard"].sha256 == hashlib.sha256("".join(f"{key}\n" for key in guard).encode()).hexdigest()
+    )
+    assert len({prompts.sha256 for kinds in record.data.values() for prompts in kinds.values()}) == 12
+    with safe_open(finished / "patch" / "adapter_model.safetensors", framework="pt") as stream:
+        assert from_json(stream.metadata()["unflinch_provenance"], "the file") == replace(record, files={})
+    assert str(planted.parent) not in to_json(record)
 
 
 def test_nothing_of_a_waiting_patch_is_left_behind(finished: Path) -> None:
@@ -278,27 +301,10 @@ def test_a_run_interrupted_in_every_step_ends_as_an_uninterrupted_one(
 
 
 @pytest.mark.slow
-def test_a_run_that_was_killed_goes_on_to_the_same_results(planted: Path, finished: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "runs" / "whole"
-    toml = tmp_path / "run.toml"
-    sections = {"model": {"model": str(planted), "dtype": "float32", "device": "cpu"}, **SETTINGS}
-    lines = [f"[{s}]\n" + "".join(f"{k} = {json.dumps(v)}\n" for k, v in o.items()) for s, o in sections.items()]
-    toml.write_text("\n".join(lines), encoding="utf-8")
-    command = [sys.executable, "-m", "unflinch", "run", "--config", str(toml), "--name", "whole"]
-    process = subprocess.Popen(
-        [*command, "--runs", str(folder.parent)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        deadline = time.monotonic() + 240
-        while not RunFolder(folder).done("baseline") and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.05)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert process.returncode == -signal.SIGKILL
-    assert "baseline" in steps_done(folder) and "validate" not in steps_done(folder)
-    assert comparable(pipeline.run(config_for(planted), folder, resume=True)) == comparable(results_of(finished))
-    assert patch_tensors(folder) == patch_tensors(finished)
+def test_a_run_that_is_killed_again_and_again_goes_on_to_the_same_results(planted: Path, tmp_path: Path) -> None:
+    found = soak(write_config(planted, tmp_path / "run.toml"), tmp_path / "runs", kills=2, seed=1)
+    assert found["kills"] == 2
+    assert found["different"] == []
 
 
 def test_a_run_is_not_resumed_with_other_settings_nor_overwritten(planted: Path, finished: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +126,7 @@ def side_by_side_table(document: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
+TABLES: dict[str, tuple[str, Callable[[Any], str]]] = {
     "demo": ("demo.json", run_table),
     "full": ("full.json", run_table),
     "large": ("large.json", run_table),
@@ -136,20 +136,21 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
 """Tables of the README: the file with their figures, and how it is shown."""
 
 
-def updated(readme: str) -> str:
-    """Return the README with every table renewed."""
-    for name, (file, shown) in TABLES.items():
-        readme = _renewed(readme, name, shown(json.loads((RESULTS / file).read_text(encoding="utf-8"))))
-    return readme
+def updated(page: str, tables: Mapping[str, tuple[str, Callable[[Any], str]]]) -> str:
+    """Return the page with every table renewed that it has a place for."""
+    for name, (file, shown) in tables.items():
+        if f"<!-- {name} table -->" in page:
+            page = _renewed(page, name, shown(json.loads((RESULTS / file).read_text(encoding="utf-8"))))
+    return page
 
 
-def _renewed(readme: str, name: str, block: str) -> str:
+def _renewed(page: str, name: str, block: str) -> str:
     start, end = f"<!-- {name} table -->\n", f"<!-- /{name} table -->"
-    before, _, rest = readme.partition(start)
+    before, _, rest = page.partition(start)
     _, _, after = rest.partition(end)
     return f"{before}{start}\n{block}\n{end}{after}"
 
 
 if __name__ == "__main__":
     path = ROOT / "README.md"
-    path.write_text(updated(path.read_text(encoding="utf-8")), encoding="utf-8")
+    path.write_text(updated(path.read_text(encoding="utf-8"), TABLES), encoding="utf-8")

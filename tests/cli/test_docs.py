@@ -1,4 +1,4 @@
-"""docs/cli.md says what the commands' own help says."""
+"""Pages that are made from the code say what the code says."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_the_page_about_the_command_line_is_up_to_date() -> None:
-    command = [sys.executable, "tools/make_cli_docs.py", "--check"]
+@pytest.mark.parametrize("tool", ["make_cli_docs.py", "make_models_docs.py"])
+def test_a_page_made_from_the_code_is_up_to_date(tool: str) -> None:
+    command = [sys.executable, f"tools/{tool}", "--check"]
     answer = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert answer.returncode == 0, answer.stdout + answer.stderr

@@ -13,10 +13,11 @@ import pytest
 from cli.fake_pipeline import FakePipeline, Unflinch
 from typer.testing import CliRunner
 
+from unflinch.cli.base_model import load_base
 from unflinch.cli.main import app, explain
-from unflinch.errors import VerdictError
+from unflinch.errors import ConfigError, VerdictError
 
-COMMANDS = ("demo", "run", "mine", "scan", "fit", "validate", "report", "chat", "apply", "judge")
+COMMANDS = ("demo", "run", "generate", "mine", "scan", "fit", "validate", "report", "chat", "web", "apply", "judge")
 
 
 def shell(*arguments: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -153,3 +154,9 @@ def test_a_character_that_the_terminal_lacks_stops_nothing(tmp_path: Path) -> No
     answer = shell("run", "demo", "--config", "bad.toml", cwd=tmp_path, PYTHONIOENCODING="ascii")
     assert answer.returncode == 2
     assert "Traceback" not in answer.stderr
+
+
+def test_a_command_that_works_alone_says_so_to_several_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="started as 2 workers.*without torchrun"):
+        load_base("demo", None, None, None, None)

@@ -79,12 +79,14 @@ def test_json_of_a_failed_run_has_no_patch_folder(unflinch: Unflinch, pipeline: 
 def test_every_option_reaches_its_place_in_the_config(unflinch: Unflinch, pipeline: FakePipeline) -> None:
     given = (
         "run own/model --targets t.jsonl --keep k.csv --ordinary hub:a/b:train:text --max-targets 40 --seed 7 "
-        "--kl-budget 0.5 --keep-best --dtype float32 --device cpu --revision main --trust-remote-code"
+        "--kl-budget 0.5 --keep-best --dtype float32 --device cpu --revision main --trust-remote-code "
+        "--layers model.layers --writer mlp.w2 --writer attn.out"
     )
     assert unflinch(*given.split()).code == 0
     config = pipeline.config
     assert (config.model.model, config.model.dtype, config.model.device) == ("own/model", "float32", "cpu")
     assert (config.model.revision, config.model.trust_remote_code) == ("main", True)
+    assert (config.model.layers, config.model.writers) == ("model.layers", ("mlp.w2", "attn.out"))
     assert (config.prompts.targets, config.prompts.keep) == ("t.jsonl", "k.csv")
     assert (config.prompts.ordinary, config.prompts.max_targets_fit) == ("hub:a/b:train:text", 40)
     assert (config.prompts.seed, config.fit.seed, config.fit.kl_budget) == (7, 7, 0.5)
@@ -94,10 +96,11 @@ def test_every_option_reaches_its_place_in_the_config(unflinch: Unflinch, pipeli
 def test_options_win_over_the_file_and_the_file_over_the_defaults(
     unflinch: Unflinch, pipeline: FakePipeline, tmp_path: Path
 ) -> None:
-    text = '[model]\nmodel = "demo"\n[fit]\nrank = 2\nkl_budget = 0.3\n'
+    text = '[model]\nmodel = "demo"\nwriters = ["mlp.w2"]\n[fit]\nrank = 2\nkl_budget = 0.3\n'
     (tmp_path / "own.toml").write_text(text, encoding="utf-8")
     assert unflinch("run", "--config", "own.toml", "--kl-budget", "0.1").code == 0
     assert (pipeline.config.model.model, pipeline.config.fit.rank, pipeline.config.fit.kl_budget) == ("demo", 2, 0.1)
+    assert pipeline.config.model.writers == ("mlp.w2",)
 
 
 def test_a_name_in_use_is_refused_and_continues_with_resume(unflinch: Unflinch, pipeline: FakePipeline) -> None:

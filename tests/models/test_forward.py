@@ -261,3 +261,8 @@ def test_the_check_of_unknown_families_refuses_a_model_that_cannot_be_run_in_par
     monkeypatch.setattr(model, "get_output_embeddings", lambda: None)
     with pytest.raises(ArchitectureError, match="'stablelm' cannot be run in parts"):
         check_forward(model)
+
+
+def test_the_check_of_unknown_families_refuses_a_state_that_is_kept_outside_the_cache() -> None:
+    with pytest.raises(ArchitectureError, match="'mamba2' does not go on from a cache"):
+        check_forward(tiny_model("mamba2"))

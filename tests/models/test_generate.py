@@ -7,7 +7,7 @@ import torch
 from tiny_models import KNOWN, READ_OFF, random_ids, tiny_model, tiny_tokenizer
 from transformers import PreTrainedModel
 
-from unflinch.models.generate import end_token_ids, generate
+from unflinch.models.generate import end_token_ids, generate, sampler
 
 START = (11, 7, 5, 3, 40, 41, 42, 43, 44, 45, 46, 47, 48, 49)
 NEW_TOKENS = 6
@@ -95,3 +95,15 @@ def test_every_prompt_is_reported_once_as_finished() -> None:
     generate(tiny_model("llama"), tiny_tokenizer(), many, 2, batch_tokens=400, advance=finished.append)
     assert sum(finished) == len(many)
     assert len(finished) > 2
+
+
+def test_a_sampled_answer_depends_on_seed_and_place_and_not_on_what_is_written_with_it() -> None:
+    model, tokenizer = tiny_model("qwen2"), tiny_tokenizer()
+
+    def sampled(seed: int, batch_tokens: int) -> list[tuple[int, ...]]:
+        return generate(model, tokenizer, prompts() * 2, 6, choose=sampler(seed), batch_tokens=batch_tokens)
+
+    together = sampled(0, 4096)
+    assert together == sampled(0, 1)
+    assert together != sampled(1, 4096)
+    assert together[: len(prompts())] != together[len(prompts()) :]

@@ -9,8 +9,10 @@ import torch
 from tiny_models import DEPTH, KNOWN, WIDTH, own_logits, random_ids, tiny_model
 from torch import Tensor, nn
 
-from unflinch.models.architecture import architecture_of, decoder_layers
-from unflinch.models.hooks import ablated_direction, recorded_inputs, recorded_layer_outputs
+from unflinch.errors import ArchitectureError
+from unflinch.models.architecture import architecture_of
+from unflinch.models.hooks import ablated_direction, captured_gradients, recorded_inputs, recorded_layer_outputs
+from unflinch.models.layers import blocks_of, decoder_layers
 
 IDS = random_ids((13,))[0]
 PLAIN = ("llama", "qwen2", "qwen3", "mistral", "smollm3", "granite", "phi3")
@@ -33,8 +35,8 @@ def test_ablation_equals_projecting_the_direction_out_of_embedding_and_writer_we
     embedding = edited.get_input_embeddings()
     embedding.weight = nn.Parameter(embedding.weight @ projection)  # a new tensor: a tied head keeps the old one
     for layer in decoder_layers(edited, architecture):
-        for name in architecture.writers:
-            writer = layer.get_submodule(name)
+        for block in blocks_of(layer, architecture):
+            writer = layer.get_submodule(block.writer)
             writer.weight.copy_(projection @ writer.weight)
     with ablated_direction(model, architecture, some_direction(), strength):
         ablated = own_logits(model, IDS)
@@ -107,3 +109,20 @@ def test_recorded_inputs_are_what_each_module_multiplies_and_end_with_the_block(
     for name, module in modules.items():
         assert len(seen[name]) == 1
         assert torch.equal(module(seen[name][0]), outputs[name])
+
+
+def test_a_module_that_gets_a_part_of_the_tokens_is_refused_where_gradients_are_taken() -> None:
+    class Expert(nn.Module):
+        def __init__(self, linear: nn.Module) -> None:
+            super().__init__()
+            self.linear = linear
+
+        def forward(self, states: Tensor) -> Tensor:
+            return torch.cat([self.linear(states[:, :5]), states[:, 5:, :WIDTH]], dim=1)
+
+    model = tiny_model("llama")
+    model.model.layers[1].mlp.down_proj = Expert(model.model.layers[1].mlp.down_proj)
+    name = "model.layers.1.mlp.down_proj.linear"
+    with captured_gradients(model, architecture_of(model), [name], (1, len(IDS))):
+        with pytest.raises(ArchitectureError, match=f"'{name}' gets 5 tokens of a batch of 1 times 13"):
+            model(input_ids=torch.tensor([IDS]))

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import CHATML, DEPTH, own_logits, save_model, tiny_model
-from transformers import PreTrainedModel
+from tiny_models import CHATML, DEPTH, own_logits, save_model, tiny_config, tiny_model
+from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from unflinch.errors import ArchitectureError, ConfigError, ModelError
 from unflinch.models import load
 from unflinch.models.fingerprint import weight_hash
+from unflinch.models.forward import logits_from_hidden, scored_hidden
 from unflinch.models.load import load_model, pick_device, pick_dtype
 
 IDS = (5, 9, 30, 7)
@@ -54,6 +55,13 @@ def test_auto_is_bfloat16_exactly_where_the_processor_computes_in_it(monkeypatch
     for native, expected in ((True, torch.bfloat16), (False, torch.float32)):
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda native=native: native)
         assert pick_dtype("auto", cpu) == expected
+
+
+def test_every_worker_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for name, value in (("WORLD_SIZE", "4"), ("RANK", "3"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(name, value)
+    assert pick_device("auto") == torch.device("cuda", 1)
 
 
 def test_auto_takes_the_first_device_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,5 +214,24 @@ def test_a_family_without_a_row_is_loaded_after_its_logits_were_checked(
 
 def test_a_family_that_cannot_be_read_is_an_architecture_error(tmp_path: Path) -> None:
     folder = save_model(tiny_model("gpt2"), tmp_path / "gpt2")
-    with pytest.raises(ArchitectureError, match="known model types are gemma2, .*, llama"):
+    with pytest.raises(
+        ArchitectureError, match="MODELS.md lists the known families: name them yourself with --layers and --writer"
+    ):
         load_model(str(folder), dtype="float32", device="cpu")
+
+
+@pytest.mark.parametrize("family", ["gemma3", "qwen3_vl", "qwen3_5"])
+def test_the_text_part_of_a_model_that_sees_images_is_found_where_it_is(family: str, tmp_path: Path) -> None:
+    whole = AutoModelForImageTextToText.from_config(tiny_config(family), dtype=torch.float32).eval()
+    loaded = load_model(str(save_model(whole, tmp_path / family)), dtype="float32", device="cpu")
+    assert loaded.architecture.source == "table"
+    assert loaded.depth == DEPTH
+    logits = logits_from_hidden(loaded.model, scored_hidden(loaded.model, [IDS], len(IDS)))[0]
+    torch.testing.assert_close(logits, own_logits(whole, IDS), rtol=1e-4, atol=1e-4)
+
+
+def test_modules_that_the_user_names_are_those_of_the_loaded_model(folder: Path) -> None:
+    loaded = load_model(str(folder), dtype="float32", device="cpu", writers=("self_attn.o_proj",))
+    assert [(block.kind, block.writer) for block in loaded.architecture.blocks] == [("named", "self_attn.o_proj")]
+    with pytest.raises(ArchitectureError, match="found no module list there; module lists are model.layers"):
+        load_model(str(folder), dtype="float32", device="cpu", layers="layers")

@@ -9,7 +9,7 @@ from gguf import GGMLQuantizationType, quants
 from tiny_models import tiny_model
 
 from unflinch.models.architecture import architecture_of
-from unflinch.models.number_formats import NUMBER_FORMATS, NumberFormat, rounded_weights
+from unflinch.models.number_formats import NUMBER_FORMATS, NumberFormat, not_measured, rounded_weights
 
 AVAILABLE = [fmt for fmt in NUMBER_FORMATS if not fmt.missing()]
 BITS = {"GGUF Q8_0": 8, "GGUF Q4_0": 4, "GGUF Q4_K_M": 4, "int8 (bitsandbytes)": 8, "4-bit NF4 (bitsandbytes)": 4}
@@ -90,3 +90,10 @@ def test_gguf_rounds_as_its_own_file_would() -> None:
     kind = GGMLQuantizationType.Q4_0
     stored = quants.quantize(weight.numpy(), kind)
     assert np.array_equal(quants.dequantize(stored, kind), by_name("GGUF Q4_0").rounding("any", 0, 1)(weight).numpy())
+
+
+def test_a_model_whose_experts_would_stay_unrounded_is_not_measured() -> None:
+    formats = by_name("GGUF Q8_0"), by_name("GGUF Q4_0")
+    dense, sparse = tiny_model("llama"), tiny_model("mixtral")
+    assert [not_measured(fmt, dense, architecture_of(dense)) for fmt in formats] == [None, None]
+    assert all("fused experts" in str(not_measured(fmt, sparse, architecture_of(sparse))) for fmt in formats)

@@ -289,3 +289,24 @@ def test_a_patched_head_counts_in_the_logits() -> None:
     torch.testing.assert_close(
         logits.double(), own_float64(added(model, Patch({"lm_head": factors}, ""))), rtol=1e-4, atol=2e-5
     )
+
+
+@pytest.mark.parametrize(
+    ("family", "module", "message"),
+    [
+        (
+            "qwen3_moe",
+            "model.layers.0.mlp.down_proj",
+            "which peft takes for fused experts in a model of type 'qwen3_moe'",
+        ),
+        ("nemotron_h", "model.layers.0.mixer.out_proj", "peft does not take the patch .*incompatible with Mamba"),
+    ],
+)
+def test_a_patch_that_peft_would_put_elsewhere_is_refused_and_leaves_no_trace(
+    family: str, module: str, message: str
+) -> None:
+    model = tiny_model(family)
+    linear = model.get_submodule(module)
+    patch = Patch({module: LowRankFactors(torch.ones(2, linear.in_features), torch.ones(linear.out_features, 2))}, "")
+    with left_as_it_came(model), pytest.raises(PatchError, match=message), attached(model, patch):
+        pass

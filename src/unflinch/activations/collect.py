@@ -8,9 +8,11 @@ import torch
 from transformers import PreTrainedModel
 
 from unflinch.artifacts import Activations
-from unflinch.models.architecture import Architecture, decoder_layers
+from unflinch.launch import workers
+from unflinch.models.families import Architecture
 from unflinch.models.forward import (
     PADDING_ID,
+    READ_TOKENS,
     Ids,
     Prefixes,
     can_share_prefix,
@@ -19,6 +21,8 @@ from unflinch.models.forward import (
     run_decoder,
 )
 from unflinch.models.hooks import recorded_layer_outputs
+from unflinch.models.layers import decoder_layers
+from unflinch.models.workers import own_share, summed
 
 
 @torch.no_grad()
@@ -27,7 +31,7 @@ def collect_activations(
     architecture: Architecture,
     sequences: Sequence[Ids],
     *,
-    batch_tokens: int = 2048,
+    batch_tokens: int = READ_TOKENS,
     advance: Callable[[int], None] | None = None,
 ) -> Activations:
     """Return the residual stream behind every layer at the last token of every sequence, float32 on the CPU.
@@ -41,15 +45,15 @@ def collect_activations(
     """
     depth = len(decoder_layers(model, architecture))
     width = model.config.get_text_config().hidden_size
-    states = torch.empty(len(sequences), depth, width)
+    states = torch.zeros(len(sequences), depth, width)
     share = can_share_prefix(model)
     prefixes: Prefixes = {}
-    for rows in length_sorted_batches(sequences, batch_tokens):
+    for rows in own_share(length_sorted_batches(sequences, batch_tokens)):
         batch = pad_batch([sequences[i] for i in rows], 1, PADDING_ID, model.device, share)
         with recorded_layer_outputs(model, architecture) as outputs:
             run_decoder(model, batch, prefixes)
         for layer, output in enumerate(outputs[-depth:]):
             states[rows, layer] = output[:, -1].float().cpu()
         if advance:
-            advance(len(rows))
-    return Activations(states)
+            advance(len(rows) * workers())
+    return Activations(summed({"": states})[""])

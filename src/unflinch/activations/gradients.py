@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from unflinch.activations.scratch_space import Zeros
 from unflinch.artifacts import ModuleMetric, PromptGradients
+from unflinch.launch import workers
 from unflinch.metrics.refusal_score import Decision
-from unflinch.models.architecture import Architecture
+from unflinch.models.families import Architecture
 from unflinch.models.forward import (
+    GRADIENT_TOKENS,
     Ids,
     PaddedBatch,
     Prefixes,
@@ -24,10 +27,14 @@ from unflinch.models.forward import (
     read_prefix,
     run_decoder,
 )
+from unflinch.models.generate import generator_of
 from unflinch.models.hooks import CapturedModule, captured_gradients
+from unflinch.models.workers import everyones, own_share, summed
 
 Score = Callable[[Tensor, Sequence[Ids]], Tensor]
 Advance = Callable[[int], None]
+Batch = tuple[list[int], int]
+"""Rows that are read together, and how many of their last positions are scored."""
 Captured = tuple[list[int], PaddedBatch, dict[str, CapturedModule], Tensor]
 
 _NEGLIGIBLE = 1e-6
@@ -42,7 +49,8 @@ def refusal_gradients(
     score: Score,
     *,
     rank: int = 2,
-    batch_tokens: int = 1536,
+    batch_tokens: int = GRADIENT_TOKENS,
+    zeros: Zeros = torch.zeros,
     advance: Advance | None = None,
 ) -> PromptGradients:
     """Return the refusal score of every prompt and its gradient in each module, over the prompt's own tokens.
@@ -59,41 +67,43 @@ def refusal_gradients(
             `RefusalOpenings.decision_scores`.
         rank: kept of every gradient.
         batch_tokens: most padded tokens a batch.
+        zeros: makes the tensors that hold the factors.
         advance: called with the number of finished prompts after each batch.
     """
-    scores = torch.empty(len(decisions))
+    scores = torch.zeros(len(decisions))
     inputs: dict[str, Tensor] = {}
     outputs: dict[str, Tensor] = {}
-    for scored, group in _by_path_length(decisions):
+    sequences = [decision.ids for decision in decisions]
 
-        def objective(hidden: Tensor, rows: list[int], scored: int = scored) -> tuple[Tensor, Tensor]:
-            values = score(logits_from_hidden(model, hidden[:, -scored:]), [decisions[row].path for row in rows])
-            return values.sum(), values.detach()
+    def objective(hidden: Tensor, rows: list[int], scored: int) -> tuple[Tensor, Tensor]:
+        values = score(logits_from_hidden(model, hidden[:, -scored:]), [decisions[row].path for row in rows])
+        return values.sum(), values.detach()
 
-        sequences = {row: decisions[row].ids for row in group}
-        for rows, batch, captured, values in _captured_batches(
-            model, architecture, modules, sequences, objective, scored, batch_tokens
-        ):
-            scores[rows] = values.cpu()
-            mask = batch.attention_mask[:, -batch.input_ids.shape[1] :, None]
-            for name, module in captured.items():
-                x, g = compressed_gradient(module.inputs.float() * mask, module.gradient.float() * mask, rank)
-                if name not in inputs:
-                    inputs[name] = torch.zeros(len(decisions), rank, x.shape[-1])
-                    outputs[name] = torch.zeros(len(decisions), rank, g.shape[-1])
-                inputs[name][rows, : x.shape[1]] = x.cpu()
-                outputs[name][rows, : g.shape[1]] = g.cpu()
-            if advance:
-                advance(len(rows))
-    return PromptGradients(scores, inputs, outputs)
+    batches = _batches_by_path_length(decisions, batch_tokens)
+    for rows, batch, captured, values in _captured_batches(model, architecture, modules, sequences, batches, objective):
+        scores[rows] = values.cpu()
+        mask = batch.attention_mask[:, -batch.input_ids.shape[1] :, None]
+        for name, module in captured.items():
+            own = mask.to(module.inputs.device)
+            x, g = compressed_gradient(module.inputs.float() * own, module.gradient.float() * own, rank)
+            if name not in inputs:
+                inputs[name] = zeros((len(decisions), rank, x.shape[-1]))
+                outputs[name] = zeros((len(decisions), rank, g.shape[-1]))
+            inputs[name][rows, : x.shape[1]] = x.cpu()
+            outputs[name][rows, : g.shape[1]] = g.cpu()
+        if advance:
+            advance(len(rows) * workers())
+    return PromptGradients(summed({"": scores})[""], summed(inputs), summed(outputs))
 
 
-def _by_path_length(decisions: Sequence[Decision]) -> list[tuple[int, list[int]]]:
-    """Return row numbers by how many positions are scored: one where the first token decides."""
+def _batches_by_path_length(decisions: Sequence[Decision], batch_tokens: int) -> Iterator[Batch]:
+    """Yield batches of decisions with equally many scored positions: one where the first token decides."""
     groups: defaultdict[int, list[int]] = defaultdict(list)
     for row, decision in enumerate(decisions):
         groups[max(1, len(decision.path))].append(row)
-    return sorted(groups.items())
+    for scored, group in sorted(groups.items()):
+        for places in length_sorted_batches([decisions[row].ids for row in group], batch_tokens):
+            yield [group[place] for place in places], scored
 
 
 def compressed_gradient(
@@ -129,7 +139,8 @@ def fisher_metrics(
     input_shrinkage: float,
     output_shrinkage: float,
     seed: int,
-    batch_tokens: int = 1536,
+    batch_tokens: int = GRADIENT_TOKENS,
+    zeros: Zeros = torch.zeros,
     advance: Advance | None = None,
 ) -> dict[str, ModuleMetric]:
     """Return the KL metric of every module from ordinary prompts with the base model's own answers.
@@ -145,40 +156,50 @@ def fisher_metrics(
         scored: last positions at which labels are sampled.
         input_shrinkage: share of the scaled identity in C.
         output_shrinkage: share of the scaled identity in S.
-        seed: of the sampled labels.
+        seed: of the sampled labels; every sequence has its own, whatever it is read with.
         batch_tokens: most padded tokens a batch.
+        zeros: makes the tensors that hold the Cholesky factors.
         advance: called with the number of finished prompts after each batch.
     """
-    generator = torch.Generator(device="cpu").manual_seed(seed)
-    sums: dict[str, tuple[Tensor, Tensor]] = {}
+    inputs: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
     tokens = 0
 
-    def objective(hidden: Tensor, _rows: list[int]) -> tuple[Tensor, Tensor]:
-        log_p = logits_from_hidden(model, hidden[:, -scored:]).flatten(0, 1).log_softmax(-1)
-        labels = torch.multinomial(log_p.detach().exp().cpu(), 1, generator=generator).to(log_p.device)
-        return log_p.gather(1, labels).sum(), labels
+    def objective(hidden: Tensor, rows: list[int], scored: int) -> tuple[Tensor, Tensor]:
+        log_p = logits_from_hidden(model, hidden[:, -scored:]).log_softmax(-1)
+        labels = _sampled(log_p.detach().exp().cpu(), rows, seed).to(log_p.device)
+        return log_p.gather(2, labels).sum(), labels
 
-    for rows, batch, captured, _ in _captured_batches(
-        model, architecture, modules, dict(enumerate(sequences)), objective, scored, batch_tokens
-    ):
+    batches = ((rows, scored) for rows in length_sorted_batches(sequences, batch_tokens))
+    for rows, batch, captured, _ in _captured_batches(model, architecture, modules, sequences, batches, objective):
         mask = batch.attention_mask[:, -batch.input_ids.shape[1] :].bool()
         tokens += int(mask.sum())
         for name, module in captured.items():
-            x, g = module.inputs[mask].float(), module.gradient[mask].float()
-            if name not in sums:
-                sums[name] = (x.new_zeros(2 * x.shape[1:]), g.new_zeros(2 * g.shape[1:]))
-            c, s = sums[name]
-            c.addmm_(x.T, x)
-            s.addmm_(g.T, g)
+            own = mask.to(module.inputs.device)
+            x, g = module.inputs[own].float(), module.gradient[own].float()
+            if name not in inputs:
+                inputs[name], outputs[name] = x.new_zeros(2 * x.shape[1:]), g.new_zeros(2 * g.shape[1:])
+            inputs[name].addmm_(x.T, x)
+            outputs[name].addmm_(g.T, g)
         if advance:
-            advance(len(rows))
-    return {
-        name: ModuleMetric(
-            _shrunk_cholesky(c.div_(tokens), input_shrinkage).cpu(),
-            _shrunk_cholesky(s.div_(tokens), output_shrinkage).cpu(),
-        )
-        for name, (c, s) in sums.items()
-    }
+            advance(len(rows) * workers())
+    inputs, outputs, tokens = summed(inputs), summed(outputs), sum(everyones(tokens))
+    shrinkage = (input_shrinkage, output_shrinkage)
+    return {name: _metric((inputs.pop(name), outputs.pop(name)), tokens, shrinkage, zeros) for name in list(inputs)}
+
+
+def _metric(sums: tuple[Tensor, Tensor], tokens: int, shrinkage: tuple[float, float], zeros: Zeros) -> ModuleMetric:
+    """Return the metric of one module from its sums over tokens, which are used up."""
+    factors = [_shrunk_cholesky(total.div_(tokens), share) for total, share in zip(sums, shrinkage, strict=True)]
+    return ModuleMetric(*(zeros(factor.shape).copy_(factor) for factor in factors))
+
+
+def _sampled(
+    probabilities: Float[Tensor, "rows scored vocab"], rows: Sequence[int], seed: int
+) -> Int[Tensor, "rows scored 1"]:
+    """Return a label for every position, drawn by the generator of its row."""
+    drawn = [torch.multinomial(p, 1, generator=generator_of(seed, r)) for p, r in zip(probabilities, rows, strict=True)]
+    return torch.stack(drawn)
 
 
 def _shrunk_cholesky(moment: Tensor, shrinkage: float) -> Tensor:
@@ -193,24 +214,21 @@ def _captured_batches(
     model: PreTrainedModel,
     architecture: Architecture,
     modules: Sequence[str],
-    sequences: Mapping[int, Ids],
-    objective: Callable[[Tensor, list[int]], tuple[Tensor, Tensor]],
-    scored: int,
-    batch_tokens: int,
+    sequences: Sequence[Ids],
+    batches: Iterable[Batch],
+    objective: Callable[[Tensor, list[int], int], tuple[Tensor, Tensor]],
 ) -> Iterator[Captured]:
-    """Yield, batch by batch, rows, padded batch, inputs and output gradients of the modules, and kept values."""
+    """Yield, of this worker's batches, rows, padded batch, inputs and output gradients of the modules, kept values."""
     pad_id = model.config.get_text_config().pad_token_id or 0
     share = can_share_prefix(model)
-    names = list(sequences)
     prefixes: Prefixes = {}
-    for places in length_sorted_batches(list(sequences.values()), batch_tokens):
-        rows = [names[place] for place in places]
+    for rows, scored in own_share(batches):
         batch = pad_batch([sequences[row] for row in rows], scored, pad_id, model.device, share)
         if batch.prefix.shape[1]:
             with torch.no_grad():  # no gradient at a prompt's own tokens passes through those before them
                 read_prefix(model, batch, prefixes)
         with captured_gradients(model, architecture, modules, batch.input_ids.shape) as captured:
             hidden, _ = run_decoder(model, batch, prefixes)
-            total, kept = objective(hidden, rows)
+            total, kept = objective(hidden, rows, scored)
             total.backward()
         yield rows, batch, captured, kept

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import signal
 import sys
 import traceback
 import warnings
@@ -18,17 +19,28 @@ from unflinch.cli.apply import apply
 from unflinch.cli.bench import bench
 from unflinch.cli.chat import chat
 from unflinch.cli.demo import demo
+from unflinch.cli.export import export
 from unflinch.cli.fit import fit
+from unflinch.cli.generate import generate
+from unflinch.cli.inspect import inspect
 from unflinch.cli.judge import judge
 from unflinch.cli.mine import mine
+from unflinch.cli.push import push
 from unflinch.cli.report import report
 from unflinch.cli.run import run
 from unflinch.cli.scan import scan
+from unflinch.cli.sign import sign, verify
 from unflinch.cli.validate import validate
-from unflinch.errors import UnflinchError
+from unflinch.cli.web import web
+from unflinch.errors import InputError, UnflinchError
+from unflinch.launch import is_first, workers
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False)
-for command in (demo, run, mine, scan, fit, validate, bench, report, chat, apply, judge):
+COMMANDS = (
+    *(demo, run, generate, mine, scan, fit, validate, bench, report, chat, web, judge),
+    *(apply, export, inspect, sign, verify, push),
+)
+for command in COMMANDS:
     app.command()(command)
 
 
@@ -83,6 +95,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     ordered = ["--debug"] * debug + [argument for argument in given if argument != "--debug"]
+    if workers() > 1:  # launchers end the others so when one has failed: they leave, and remove what is their own
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a character that the terminal lacks becomes `?`
@@ -97,7 +111,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             traceback.print_exception(error)
         from unflinch.cli import console
 
-        console.error(sentence)
+        if is_first() or not isinstance(error, InputError):  # a user's mistake is the same on every worker
+            console.error(sentence)
     sys.exit(code)
 
 

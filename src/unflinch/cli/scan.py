@@ -25,6 +25,10 @@ def scan(
     device: arg.Device = None,
     revision: arg.Revision = None,
     trust_remote_code: arg.TrustRemoteCode = None,
+    layers: arg.Layers = None,
+    writer: arg.Writer = None,
+    load_in: arg.LoadIn = None,
+    max_memory: arg.MaxMemory = None,
     json: arg.Json = False,
 ) -> None:
     """Show how MODEL refuses, and where that can be told apart.

@@ -21,7 +21,8 @@ from unflinch.edit.closed_form import ScoreBounds
 from unflinch.edit.low_rank import from_whitened, to_whitened
 from unflinch.metrics.kl import kl_divergence
 from unflinch.metrics.refusal_score import Decision
-from unflinch.models.forward import Ids, logits_from_hidden, scored_hidden
+from unflinch.models.forward import GRADIENT_TOKENS, Ids, length_sorted_batches, logits_from_hidden, scored_hidden
+from unflinch.models.workers import own_share, summed
 from unflinch.patch.attach import AttachedPatch, attached
 
 Score = Callable[[Tensor, Sequence[Ids]], Tensor]
@@ -102,8 +103,10 @@ def fine_tune(
             for group in optimiser.param_groups:
                 group["lr"] = options.learning_rate * size * (1 - step / options.steps)
             bounded, ordinary = next(batches)
-            _outside(model, lesson, bounded, score).mean().backward()
-            (options.kl_weight * _kl(model, lesson, ordinary)).backward()
+            for rows in own_share(_read_together([lesson.decisions[row].ids for row in bounded], bounded)):
+                (_outside(model, lesson, rows, score).sum() / len(bounded)).backward()
+            for rows in own_share(_read_together([lesson.ordinary[row] for row in ordinary], ordinary)):
+                (options.kl_weight * _kl(model, lesson, rows).sum() / len(ordinary)).backward()
             _pull_back(factors, parameters, metrics)
             optimiser.step()
             optimiser.zero_grad()
@@ -113,21 +116,28 @@ def fine_tune(
         return live.snapshot(start.base_hash)
 
 
+def _read_together(sequences: Sequence[Ids], rows: Sequence[int]) -> Iterator[list[int]]:
+    """Yield the rows batch by batch: only one batch's graph is held at once."""
+    for places in length_sorted_batches(sequences, GRADIENT_TOKENS):
+        yield [rows[place] for place in places]
+
+
 def _outside(model: PreTrainedModel, lesson: Lesson, rows: Sequence[int], score: Score) -> Tensor:
     """Return how far outside its bounds the score of every prompt is, in logits."""
     decisions = [lesson.decisions[row] for row in rows]
     lengths = [max(1, len(decision.path)) for decision in decisions]
-    hidden = scored_hidden(model, [decision.ids for decision in decisions], max(lengths), lengths=lengths)
+    ids = [decision.ids for decision in decisions]
+    hidden = scored_hidden(model, ids, max(lengths), lengths=lengths, alone=True)
     scores = score(logits_from_hidden(model, hidden), [decision.path for decision in decisions])
     lower, upper = (bound[list(rows)].to(scores) for bound in (lesson.bounds.lower, lesson.bounds.upper))
     return torch.maximum(lower - scores, scores - upper).clamp(min=0)
 
 
 def _kl(model: PreTrainedModel, lesson: Lesson, rows: Sequence[int]) -> Tensor:
-    """Return the mean KL(base || patched) over the scored positions of ordinary prompts, in nats."""
+    """Return the mean KL(base || patched) over the scored positions of every ordinary prompt, in nats."""
     base = lesson.ordinary_base[list(rows)]
-    hidden = scored_hidden(model, [lesson.ordinary[row] for row in rows], base.shape[1])
-    return kl_divergence(logits_from_hidden(model, base), logits_from_hidden(model, hidden)).mean()
+    hidden = scored_hidden(model, [lesson.ordinary[row] for row in rows], base.shape[1], alone=True)
+    return kl_divergence(logits_from_hidden(model, base), logits_from_hidden(model, hidden)).mean(-1)
 
 
 class _Batches(Iterator[tuple[list[int], list[int]]]):
@@ -155,14 +165,19 @@ def _pull_back(
     parameters: Mapping[str, tuple[nn.Parameter, nn.Parameter]],
     metrics: Mapping[str, ModuleMetric],
 ) -> None:
-    """Carry gradients from (A, B) to whitened coordinates: A = A' L_C⁻¹ and B = L_S⁻ᵀ B'."""
+    """Carry gradients of all workers from (A, B) to whitened coordinates: A = A' L_C⁻¹ and B = L_S⁻ᵀ B'."""
+    a_grads, b_grads = (_gradients({name: factors[name][side] for name in parameters}) for side in (0, 1))
     for name, (b_white, a_white) in parameters.items():
-        a, b = factors[name]
         metric = metrics[name]
-        assert a.grad is not None and b.grad is not None
-        a_white.grad = torch.linalg.solve_triangular(metric.input_factor, a.grad.float().cpu().T, upper=False).T
-        b_white.grad = torch.linalg.solve_triangular(metric.output_factor, b.grad.float().cpu(), upper=False)
-        a.grad = b.grad = None
+        a_white.grad = torch.linalg.solve_triangular(metric.input_factor, a_grads[name].T, upper=False).T
+        b_white.grad = torch.linalg.solve_triangular(metric.output_factor, b_grads[name], upper=False)
+        for parameter in factors[name]:
+            parameter.grad = None
+
+
+def _gradients(parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+    """Return every parameter's gradient, added up over all workers; one that had nothing to read has none."""
+    return summed({name: p.grad.float().cpu() for name, p in parameters.items() if p.grad is not None})
 
 
 @torch.no_grad()

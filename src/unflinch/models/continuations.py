@@ -25,6 +25,7 @@ from unflinch.models.forward import (
     scored_hidden,
     shared_prefix_length,
 )
+from unflinch.models.layers import decoder_of
 
 _BEGINNING = 64
 """Tokens by which contexts with a common beginning are found."""
@@ -116,7 +117,7 @@ def likelihoods(
         prefixes: what this model has read before; the batch's prefix is added.
     """
     continuations = [c for item in items for c in item.continuations]
-    targets, counted = _padded(continuations, model.device)
+    targets, counted = _padded(continuations, torch.device("cpu"))
     read = _behind_contexts if can_share_prefix(model) else _whole
     states = read(model, items, prefix, prefixes)
     scores, greedy = _scores(model, states[counted], targets[counted])
@@ -135,15 +136,16 @@ def _behind_contexts(
     batch = pad_behind(contexts, prefix, PADDING_ID, model.device)
     tails = [c[:-1] for item in items for c in item.continuations]
     hidden, cache = run_decoder(model, batch, prefixes, use_cache=any(tails))
-    owners = torch.tensor([row for row, item in enumerate(items) for _ in item.continuations], device=model.device)
+    # On the CPU: layers, and their caches, may be on several devices.
+    owners = torch.tensor([row for row, item in enumerate(items) for _ in item.continuations])
     first = hidden[:, -1:][owners]
     if not any(tails):
         return first
     assert cache is not None
     cache.batch_select_indices(owners)
     ids, mask = _padded(tails, model.device)
-    lengths = torch.tensor([len(c) for c in contexts], device=model.device)[owners]
-    rest = model.get_decoder()(
+    lengths = torch.tensor([len(c) for c in contexts])[owners].to(model.device)
+    rest = decoder_of(model)(
         input_ids=ids,
         attention_mask=torch.cat([batch.attention_mask[owners], mask.long()], dim=1),
         position_ids=lengths[:, None] + torch.arange(ids.shape[1], device=model.device),
@@ -186,6 +188,7 @@ def _scores(
     scores, greedy = [], []
     for some, wanted in zip(states.split(_ROWS_OF_LOGITS), targets.split(_ROWS_OF_LOGITS), strict=True):
         logits = logits_from_hidden(model, some)
-        scores.append(logits.gather(1, wanted[:, None])[:, 0] - logits.logsumexp(-1))
-        greedy.append(logits.argmax(-1) == wanted)
+        own = wanted.to(logits.device)
+        scores.append(logits.gather(1, own[:, None])[:, 0] - logits.logsumexp(-1))
+        greedy.append(logits.argmax(-1) == own)
     return torch.cat(scores), torch.cat(greedy)

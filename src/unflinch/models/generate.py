@@ -6,48 +6,68 @@ time by the memory that the weights come from.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
+from unflinch.launch import workers
 from unflinch.models.forward import (
     PADDING_ID,
+    READ_TOKENS,
     Ids,
     Prefixes,
     can_share_prefix,
     length_sorted_batches,
     logits_from_hidden,
+    next_hidden,
     pad_batch,
     run_decoder,
 )
+from unflinch.models.workers import everyones, own_share
 
 StopWhen = Callable[[str], bool]
-Choose = Callable[[Float[Tensor, "rows vocab"]], Int[Tensor, " rows"]]
-"""Takes the next token of every row from its logits."""
+Choose = Callable[[Float[Tensor, "rows vocab"], Sequence[int]], Int[Tensor, " rows"]]
+"""Takes the next token of every row from its logits and its place among all sequences."""
 Advance = Callable[[int], None]
 
-_WRITTEN_TOGETHER = 128
+WRITTEN_TOGETHER = 128
 """Rows from which on answers are written, where caches can be joined."""
 
 
-def greedy(logits: Float[Tensor, "rows vocab"]) -> Int[Tensor, " rows"]:
+def greedy(logits: Float[Tensor, "rows vocab"], _places: Sequence[int]) -> Int[Tensor, " rows"]:
     """Return the likeliest token of every row."""
     return logits.argmax(-1)
 
 
 def sampler(seed: int, temperature: float = 1.0) -> Choose:
-    """Return a choice of tokens with probability softmax(logits / temperature), by a generator of its own."""
-    generator = torch.Generator().manual_seed(seed)
+    """Return a choice of tokens with probability softmax(logits / temperature).
 
-    def choose(logits: Float[Tensor, "rows vocab"]) -> Int[Tensor, " rows"]:
+    Every sequence has a generator of its own, so that its answer depends on no other one, nor on who writes these.
+    """
+    generators: dict[int, torch.Generator] = {}
+
+    def choose(logits: Float[Tensor, "rows vocab"], places: Sequence[int]) -> Int[Tensor, " rows"]:
         probabilities = (logits.float() / temperature).softmax(-1).cpu()
-        return torch.multinomial(probabilities, 1, generator=generator)[:, 0].to(logits.device)
+        tokens = []
+        for row, place in zip(probabilities, places, strict=True):
+            if place not in generators:
+                generators[place] = generator_of(seed, place)
+            tokens.append(torch.multinomial(row, 1, generator=generators[place]))
+        return torch.cat(tokens).to(logits.device)
 
     return choose
+
+
+def generator_of(seed: int, place: int) -> torch.Generator:
+    """Return a generator for one of many sequences, whose numbers have nothing to do with those of another place."""
+    state = np.random.SeedSequence((seed, place)).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0]))
 
 
 def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
@@ -66,7 +86,7 @@ def generate(
     *,
     choose: Choose = greedy,
     stop_when: StopWhen | None = None,
-    batch_tokens: int = 2048,
+    batch_tokens: int = READ_TOKENS,
     advance: Advance | None = None,
 ) -> list[tuple[int, ...]]:
     """Return a continuation of every sequence, without end tokens.
@@ -76,12 +96,13 @@ def generate(
         tokenizer: used to show the text so far to `stop_when`.
         sequences: prompts as ids, see `models.chat.encode`.
         max_new_tokens: most tokens an answer may have.
-        choose: takes the next tokens from logits: `greedy`, or `sampler(seed)`.
+        choose: takes the next tokens: `greedy`, or `sampler(seed)`.
         stop_when: called with the text so far; True ends that answer early.
         batch_tokens: most padded prompt tokens a batch.
         advance: called with the number of finished prompts, some at a time.
     """
-    answers: list[list[int]] = [[] for _ in sequences]
+    own = sorted(own_share(sorted(range(len(sequences)), key=lambda place: len(sequences[place]))))
+    answers: dict[int, list[int]] = {place: [] for place in own}
     ends = end_token_ids(model, tokenizer)
 
     def goes_on(row: int, token: int) -> bool:
@@ -90,12 +111,13 @@ def generate(
         answers[row].append(token)
         return not (stop_when and stop_when(str(tokenizer.decode(answers[row]))))
 
-    for opened in _opened(model, sequences, batch_tokens):
+    for opened in _opened(model, {place: sequences[place] for place in own}, batch_tokens):
         finished = len(opened.rows)
         _write(model, opened, max_new_tokens, choose, goes_on)
         if advance:
-            advance(finished)
-    return [tuple(answer) for answer in answers]
+            advance(finished * workers())
+    written = {place: answer for some in everyones(answers) for place, answer in some.items()}
+    return [tuple(written[place]) for place in range(len(sequences))]
 
 
 @dataclass
@@ -103,23 +125,26 @@ class _Opened:
     """Answers that are being written: what is known of every row behind its last token."""
 
     rows: list[int]
+    """Their places among all sequences."""
     hidden: Float[Tensor, "rows width"]
     cache: DynamicCache
     mask: Int[Tensor, "rows all_tokens"]
     positions: Int[Tensor, "rows 1"]
 
 
-def _opened(model: PreTrainedModel, sequences: Sequence[Ids], batch_tokens: int) -> Iterator[_Opened]:
+def _opened(model: PreTrainedModel, sequences: Mapping[int, Ids], batch_tokens: int) -> Iterator[_Opened]:
     """Yield the prompts read, many together where their caches are plain keys and values."""
     share = can_share_prefix(model)
     waiting: list[_Opened] = []
     prefixes: Prefixes = {}
-    for rows in length_sorted_batches(sequences, batch_tokens):
+    places = list(sequences)
+    for batched in length_sorted_batches(list(sequences.values()), batch_tokens):
+        rows = [places[i] for i in batched]
         batch = pad_batch([sequences[i] for i in rows], 1, PADDING_ID, model.device, share)
         hidden, cache = run_decoder(model, batch, prefixes, use_cache=True)
         assert cache is not None
         waiting.append(_Opened(rows, hidden[:, -1], cache, batch.attention_mask, batch.position_ids[:, -1:]))
-        if not share or sum(len(opened.rows) for opened in waiting) >= _WRITTEN_TOGETHER:
+        if not share or sum(len(opened.rows) for opened in waiting) >= WRITTEN_TOGETHER:
             yield _joined(model, waiting)
             waiting = []
     if waiting:
@@ -158,21 +183,15 @@ def _write(
 ) -> None:
     """Write the answers token by token; `goes_on(row, token)` takes each and says whether its row wants another."""
     for step in range(max_new_tokens):
-        tokens = choose(logits_from_hidden(model, opened.hidden))
+        tokens = choose(logits_from_hidden(model, opened.hidden), opened.rows)
         going = [place for place, row in enumerate(opened.rows) if goes_on(row, int(tokens[place]))]
         if not going or step == max_new_tokens - 1:
             return
         if len(going) < len(opened.rows):
-            keep = torch.tensor(going, device=model.device)
-            opened.cache.batch_select_indices(keep)
+            keep: Any = torch.tensor(going)  # on the CPU: layers, and their caches, may be on several devices
+            opened.cache.reorder_cache(keep)  # takes a part of the rows, too, and from recurrent layers as well
             tokens, opened.mask, opened.positions = tokens[keep], opened.mask[keep], opened.positions[keep]
             opened.rows = [opened.rows[place] for place in going]
         opened.mask = torch.cat([opened.mask, opened.mask.new_ones(len(going), 1)], dim=1)
         opened.positions = opened.positions + 1
-        opened.hidden = model.get_decoder()(
-            input_ids=tokens[:, None],
-            attention_mask=opened.mask,
-            position_ids=opened.positions,
-            past_key_values=opened.cache,
-            use_cache=True,
-        ).last_hidden_state[:, -1]
+        opened.hidden = next_hidden(model, tokens, opened.mask, opened.positions, opened.cache)

@@ -19,7 +19,8 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from unflinch.models.architecture import Architecture, decoder_layers
+from unflinch.models.families import Architecture
+from unflinch.models.layers import decoder_layers, find
 
 RoundTrip = Callable[[Tensor], Tensor]
 """A float32 weight `(output, input)` to what is left of it."""
@@ -131,6 +132,14 @@ NUMBER_FORMATS = (
     NumberFormat("4-bit NF4 (bitsandbytes)", _everywhere(_nf4), False, "bitsandbytes", "bitsandbytes"),
 )
 """What people run models in. The last two leave embedding and head as they are."""
+
+
+def not_measured(fmt: NumberFormat, model: PreTrainedModel, architecture: Architecture) -> str | None:
+    """Return why a model cannot be measured in a number format here; None if it can."""
+    layers = decoder_layers(model, architecture)
+    if any(isinstance(find(layer, block.writer), Tensor) for layer in layers for block in architecture.blocks):
+        return "its fused experts are tensors, and linear modules alone are rounded here"
+    return fmt.missing()
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import Tensor
 from unflinch.artifacts import LowRankFactors, Patch
 from unflinch.errors import PatchError
 from unflinch.patch.attach import lora_config
+from unflinch.provenance import PROVENANCE, changed_files, read_provenance
 from unflinch.run_folder import RunFolder
 
 _WEIGHTS = "adapter_model.safetensors"
@@ -61,7 +63,7 @@ def load_patch(folder: Path) -> Patch:
     """Return the patch in a folder that `save_patch`, or any PEFT LoRA training without bias, wrote.
 
     Raises:
-        PatchError: if files are missing, damaged, or not plain LoRA.
+        PatchError: if files are missing, damaged, changed since they were measured, or not plain LoRA.
     """
     weights, config_path = folder / _WEIGHTS, folder / _CONFIG
     if not weights.is_file() or not config_path.is_file():
@@ -71,10 +73,12 @@ def load_patch(folder: Path) -> Patch:
         with safe_open(weights, framework="pt") as stream:
             metadata = stream.metadata() or {}
             tensors = {key: stream.get_tensor(key) for key in stream.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise PatchError(f"{folder} holds a damaged patch ({error}); fetch or fit it again") from error
     if not isinstance(config, LoraConfig) or config.alora_invocation_tokens or config.layer_replication:
         raise PatchError(f"{folder} is not a plain LoRA patch: it is of another kind; expected peft_type LORA")
+    _check_numbers(folder, config)
+    _check_unchanged(folder)
     factors: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         match = _KEY.match(key)
@@ -88,6 +92,16 @@ def load_patch(folder: Path) -> Patch:
     return Patch(patch, metadata.get(_BASE_HASH, ""), notes)
 
 
+def _check_unchanged(folder: Path) -> None:
+    """Raise `PatchError` if the folder's provenance, where there is one, was written for other factors."""
+    provenance = read_provenance(folder)
+    if provenance and _WEIGHTS in changed_files(folder, provenance):
+        raise PatchError(
+            f"{folder / _WEIGHTS} is not the file that {PROVENANCE} was written for, so nothing measured there holds "
+            f"for it; fetch the patch again, or remove {PROVENANCE} if you changed it yourself"
+        )
+
+
 def check_base(patch: Patch, base_hash: str, model_id: str) -> None:
     """Raise `PatchError` if the patch says that it was made for other base weights; foreign patches say nothing."""
     if patch.base_hash and patch.base_hash != base_hash:
@@ -95,6 +109,16 @@ def check_base(patch: Patch, base_hash: str, model_id: str) -> None:
             f"this patch was made for base weights {patch.base_hash[:12]}, but {model_id} has {base_hash[:12]}; "
             "give the base model that the patch was made for"
         )
+
+
+def _check_numbers(folder: Path, config: LoraConfig) -> None:
+    """Raise `PatchError` unless ranks and alphas are numbers: PEFT takes the file's word for it."""
+    patterns: list[Any] = [config.rank_pattern or {}, config.alpha_pattern or {}]
+    numbers: list[Any] = [config.r, config.lora_alpha]
+    whole = all(isinstance(pattern, dict) for pattern in patterns)
+    numbers += [value for pattern in patterns if whole for value in pattern.values()]
+    if not whole or not all(type(value) in (int, float) and isfinite(value) for value in numbers):
+        raise PatchError(f"{folder} holds a damaged patch: {_CONFIG} gives a rank or alpha that is no number")
 
 
 def _scaled(folder: Path, config: LoraConfig, module: str, pair: Mapping[str, Tensor]) -> LowRankFactors:

@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 MIN_TARGETS = 4
 """Fewer refused targets in `fit` or `select` do not span a subspace."""
-_CHUNK = 40
+ASKED_TOGETHER = 40
 """Prompts asked before looking whether enough are refused."""
 
 
@@ -219,7 +219,7 @@ def _ask_split(
         some = name == "fit" and kind != "guard"
         found: list[Asked] = []
         while len(found) < len(prompts) and not (some and _enough(kind, found, len(loaded.modes), options)):
-            asked = prompts[len(found) :][: _CHUNK if some else None]
+            asked = prompts[len(found) :][: ASKED_TOGETHER if some else None]
             answers = ask(
                 loaded.model, loaded.tokenizer, asked, judge, tokens, thinking=loaded.thinking, advance=advance
             )

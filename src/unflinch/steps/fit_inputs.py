@@ -12,11 +12,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from unflinch.activations.gradients import fisher_metrics
+from unflinch.activations.scratch_space import FLOAT_BYTES, Workspace, groups_within
 from unflinch.artifacts import FittedStage, ModuleMetric
 from unflinch.edit.closed_form import ScoreBounds
 from unflinch.metrics.refusal_score import Decision
 from unflinch.models.chat import encode
+from unflinch.models.layers import module_shape
 from unflinch.models.load import LoadedModel
+from unflinch.models.writers import choose_writers
 from unflinch.options import FitOptions
 from unflinch.steps.baseline import Baseline, BaselineSet
 from unflinch.steps.decisions import decisions
@@ -26,7 +29,7 @@ from unflinch.steps.scan import Scan
 Ids = tuple[int, ...]
 Item = TypeVar("Item")
 
-_COSTED = 200
+COSTED = 200
 """Ordinary prompts from which the cost of a change is taken; the fine-tuning uses all."""
 
 _NEAR_BOUND = 0.75
@@ -84,7 +87,12 @@ class FitInputs:
 
 
 def prepare_fit(
-    loaded: LoadedModel, baseline: Baseline, scan: Scan, options: FitOptions, progress: Progress
+    loaded: LoadedModel,
+    baseline: Baseline,
+    scan: Scan,
+    space: Workspace,
+    options: FitOptions,
+    progress: Progress,
 ) -> FitInputs:
     """Return the edited modules with what changing them costs, and the prompts that bound the update.
 
@@ -113,7 +121,7 @@ def prepare_fit(
     more = [Decision(encode(loaded.tokenizer, prompt)) for prompt in _flat(unasked)]
     kinds = [kind for group in (asked, unasked) for kind, prompts in group.items() for _ in prompts]
     return FitInputs(
-        module_metrics(loaded, scan, sequences, options, progress),
+        module_metrics(loaded, scan, sequences, space, options, progress),
         found + more,
         torch.tensor(kinds),
         torch.arange(len(kinds)) >= len(found),
@@ -131,24 +139,43 @@ def ordinary_sequences(loaded: LoadedModel, sets: BaselineSet, tokens: int) -> l
 
 
 def module_metrics(
-    loaded: LoadedModel, scan: Scan, sequences: Sequence[Ids], options: FitOptions, progress: Progress
+    loaded: LoadedModel,
+    scan: Scan,
+    sequences: Sequence[Ids],
+    space: Workspace,
+    options: FitOptions,
+    progress: Progress,
 ) -> dict[str, ModuleMetric]:
-    """Return the modules to be edited, and what a change of each costs."""
-    architecture = loaded.architecture
-    writers = architecture.writers[-1:] if options.writers == "feed_forward" else architecture.writers
-    modules = [f"{architecture.layers}.{layer}.{writer}" for layer in scan.subspace.layers for writer in writers]
-    costed = sequences[:_COSTED]
-    return fisher_metrics(
-        loaded.model,
-        architecture,
-        modules,
-        costed,
-        options.answer_tokens,
-        input_shrinkage=options.input_shrinkage,
-        output_shrinkage=options.output_shrinkage,
-        seed=options.seed,
-        advance=counter(progress, "fit: what a change costs", len(costed)),
-    )
+    """Return the modules to be edited, and what a change of each costs.
+
+    As many modules a pass as there is space for the sums of; every pass reads the same prompts and samples the same
+    labels, so that passes change nothing.
+    """
+    modules = choose_writers(loaded.model, loaded.architecture, scan.subspace.layers, options.writers).modules
+    groups = groups_within({name: _bytes_of_sums(loaded, name) for name in modules}, space.sums)
+    costed = sequences[:COSTED]
+    advance = counter(progress, "fit: what a change costs", len(costed) * len(groups))
+    metrics: dict[str, ModuleMetric] = {}
+    for group in groups:
+        metrics |= fisher_metrics(
+            loaded.model,
+            loaded.architecture,
+            group,
+            costed,
+            options.answer_tokens,
+            input_shrinkage=options.input_shrinkage,
+            output_shrinkage=options.output_shrinkage,
+            seed=options.seed,
+            zeros=space.metrics,
+            advance=advance,
+        )
+    return metrics
+
+
+def _bytes_of_sums(loaded: LoadedModel, name: str) -> int:
+    """Return what the second moments of a module's inputs and output gradients take."""
+    inputs, outputs = module_shape(loaded.model, name)
+    return FLOAT_BYTES * (inputs**2 + outputs**2)
 
 
 def score_bounds(inputs: FitInputs, scores: Float[Tensor, " decisions"], options: FitOptions) -> ScoreBounds:

@@ -12,7 +12,7 @@ from unflinch.data.splits import TestPrompts
 from unflinch.metrics.intervals import rate
 from unflinch.metrics.kl import kl_distribution
 from unflinch.models.load import LoadedModel
-from unflinch.models.number_formats import NUMBER_FORMATS, NumberFormat, rounded_weights
+from unflinch.models.number_formats import NUMBER_FORMATS, NumberFormat, not_measured, rounded_weights
 from unflinch.options import ValidateOptions
 from unflinch.patch.attach import attached
 from unflinch.patch.merge import merged
@@ -48,22 +48,34 @@ def validate_forms(
         progress: called while asking.
     """
     panel = HeldOutPanel(loaded, test, options, progress)
-    missing = {f"merged, {one.name}": reason for one in NUMBER_FORMATS if (reason := one.missing())}
+    reasons = {f"merged, {one.name}": _reason(loaded, one) for one in NUMBER_FORMATS}
+    missing = {name: reason for name, reason in reasons.items() if reason}
+    if loaded.quantisation:
+        missing = {"merged": f"the weights are quantised ({loaded.quantisation})"}
     return FormReport(tuple(measure(panel, form) for form in forms_of(loaded, patch)), missing)
 
 
 def forms_of(loaded: LoadedModel, patch: Patch) -> Iterator[Form]:
-    """Yield the adapter along its dial, the merged model, and that in every number format that can be made here."""
+    """Yield the adapter along its dial, the merged model, and that in every number format that can be made here.
+
+    Quantised weights take no patch and are in a number format already.
+    """
     for strength in DIAL:
         yield Form(f"adapter at {strength:g}", partial(attached, loaded.model, patch, strength))
+    if loaded.quantisation:
+        return
     yield Form(f"merged, {loaded.dtype_name}", partial(merged, loaded.model, patch, 1.0))
     for fmt in NUMBER_FORMATS:
-        if not fmt.missing():
+        if not _reason(loaded, fmt):
             yield Form(
                 f"merged, {fmt.name}",
                 partial(_merged_and_rounded, loaded, patch, fmt),
                 partial(rounded_weights, loaded.model, loaded.architecture, fmt),
             )
+
+
+def _reason(loaded: LoadedModel, fmt: NumberFormat) -> str | None:
+    return not_measured(fmt, loaded.model, loaded.architecture)
 
 
 def measure(panel: HeldOutPanel, form: Form) -> FormResult:

@@ -17,6 +17,7 @@ from unflinch.metrics.refusal_score import RefusalOpenings
 from unflinch.models.forward import last_logits
 from unflinch.models.hooks import ablated_direction
 from unflinch.models.load import LoadedModel
+from unflinch.models.workers import by_first
 from unflinch.results import Rate
 from unflinch.robustness_results import GONE, Ablation, Mechanism
 from unflinch.steps.baseline import Asked, Baseline, BaselineSet
@@ -160,7 +161,7 @@ def _take_out_next(
     for layer in candidates:
         found[layer] = float(scores(directions[layer], _TRIED).mean())
         advance(1)
-    layer = min(found, key=lambda layer: found[layer])
+    layer = by_first(lambda: min(found, key=lambda layer: found[layer]))
     opens = int((scores(directions[layer], None) > 0).sum())
     taken.directions.append(directions[layer])
     with taken.ablated():

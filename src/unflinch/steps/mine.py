@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from unflinch.data.mine import spectrum, spectrum_warnings
+from unflinch.data.mine import MinedPrompts, spectrum, spectrum_warnings
 from unflinch.data.prompts import Prompt, guard_prompts
 from unflinch.data.splits import check_targets
 from unflinch.models.load import LoadedModel
@@ -12,15 +10,6 @@ from unflinch.options import ScanOptions
 from unflinch.steps.progress import Progress, counter
 from unflinch.validate.bundled_judge import BundledJudge
 from unflinch.validate.refusal_rate import ask
-
-
-@dataclass(frozen=True)
-class MinedPrompts:
-    """The refused candidates, and whether they are broad enough."""
-
-    refused: tuple[Prompt, ...]
-    asked: int
-    warnings: list[str]
 
 
 def mine_prompts(

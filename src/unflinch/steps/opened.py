@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+
+from unflinch.activations.scratch_space import Workspace, workspace
+from unflinch.artifacts import LowRankFactors, Patch
 from unflinch.config import RunConfig, as_settings
 from unflinch.data.splits import PromptSets, Splits
+from unflinch.models.layers import module_shape
 from unflinch.models.load import LoadedModel, load_model
+from unflinch.models.memory_plan import MemoryPlan
 from unflinch.models.thinking import thinking_modes
-from unflinch.options import ModelOptions
-from unflinch.run_folder import RunFolder, open_run
+from unflinch.models.workers import all_or_none
+from unflinch.models.writers import choose_writers
+from unflinch.options import FitOptions, ModelOptions
+from unflinch.patch.attach import attached
+from unflinch.run_folder import RunFolder
+from unflinch.steps.memory import plan_run
+from unflinch.steps.mirror import mirror_step, open_for_all
 from unflinch.steps.prepare import load_splits
 from unflinch.steps.progress import Progress, silent
 
@@ -30,6 +42,7 @@ class Run:
     folder: RunFolder
     loaded: LoadedModel
     splits: Splits
+    plan: MemoryPlan
     progress: Progress
     step_done: StepDone
 
@@ -38,20 +51,31 @@ class Run:
         if not self.folder.done(name):
             started = time.perf_counter()
             self.folder.write_step(name, work(), time.perf_counter() - started)
+            mirror_step(self.folder, name)
         stored = self.folder.read_step(name)
         self.step_done(name, headline(stored["data"]), stored["seconds"])
         return stored["data"]
+
+    def workspace(self) -> AbstractContextManager[Workspace]:
+        """Give the place for large statistics: in memory as far as planned, the rest below the run folder."""
+        allowed = self.plan.allowed
+        return workspace(self.folder.scratch, allowed.metrics, allowed.gradients, allowed.sums)
 
 
 def start_run(
     config: RunConfig, folder: Path, resume: bool, progress: Progress | None, step_done: StepDone | None
 ) -> Run:
-    """Return an open run: prompts are checked first, then the folder is made, then the model is loaded."""
-    splits = load_splits(config.prompts)
-    opened = open_run(folder, as_settings(config), resume)
+    """Return an open run: prompts and memory are checked first, then the folder is made, then the model is loaded."""
+    started = time.perf_counter()
+    tell = step_done or (lambda *_: None)
+    splits = all_or_none(lambda: load_splits(config.prompts))
+    plan = all_or_none(lambda: plan_run(config, splits))
+    opened = open_for_all(folder, as_settings(config), resume)
+    tell("memory", plan.headline(), time.perf_counter() - started)
     loaded = load_from(config.model)
+    check_patchable(loaded, config.fit)
     asked = Splits(_in_modes(loaded, splits.fit), _in_modes(loaded, splits.select), _in_modes(loaded, splits.test))
-    return Run(config, opened, loaded, asked, progress or silent, step_done or (lambda *_: None))
+    return Run(config, opened, loaded, asked, plan, progress or silent, tell)
 
 
 def _in_modes(loaded: LoadedModel, sets: Sets) -> Sets:
@@ -60,14 +84,36 @@ def _in_modes(loaded: LoadedModel, sets: Sets) -> Sets:
     return replace(sets, **{kind: loaded.in_modes(getattr(sets, kind)) for kind in kinds})
 
 
+def check_patchable(loaded: LoadedModel, options: FitOptions) -> None:
+    """Attach a patch of zeros to every writer that a fit could change: now, as the fit itself begins much later.
+
+    Raises:
+        ArchitectureError: no layer has a writer that a patch can change.
+        PatchError: peft does not put a patch where it belongs.
+    """
+    model = loaded.model
+    chosen = choose_writers(model, loaded.architecture, range(loaded.depth), options.writers)
+    factors = {}
+    for name in chosen.modules:
+        inputs, outputs = module_shape(model, name)
+        factors[name] = LowRankFactors(torch.zeros(1, inputs), torch.zeros(outputs, 1))
+    with attached(model, Patch(factors, loaded.base_hash)):
+        pass
+
+
 def load_from(options: ModelOptions) -> LoadedModel:
     """Return the model that the options name, with the way in which they have it asked."""
-    loaded = load_model(
-        options.model,
-        dtype=options.dtype,
-        device=options.device,
-        revision=options.revision,
-        trust_remote_code=options.trust_remote_code,
+    loaded = all_or_none(
+        lambda: load_model(
+            options.model,
+            dtype=options.dtype,
+            device=options.device,
+            revision=options.revision,
+            trust_remote_code=options.trust_remote_code,
+            layers=options.layers,
+            writers=options.writers,
+            load_in=options.load_in,
+        )
     )
     modes = thinking_modes(loaded.thinking, options.thinking, options.model)
     thinking = loaded.thinking and replace(loaded.thinking, most_tokens=options.thinking_tokens)

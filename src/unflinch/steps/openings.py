@@ -10,6 +10,7 @@ from unflinch.metrics.refusal_score import RefusalOpenings, mine_openings
 from unflinch.models.forward import Ids, last_logits
 from unflinch.models.generate import generate
 from unflinch.models.load import LoadedModel
+from unflinch.models.workers import by_first
 from unflinch.steps.baseline import BaselineSet
 from unflinch.steps.progress import Progress, counter
 from unflinch.validate.judges import RuleJudge
@@ -41,7 +42,8 @@ def model_openings(loaded: LoadedModel, sets: BaselineSet, tokens: int, progress
     refused = [a.label != "answers" for a in asked]
     judge = RuleJudge()
     targets = sets.refused("targets")[:_PROMPTS]
-    begun = _likely_beginnings(loaded, [a.before_answer(loaded.tokenizer) for a in targets])
+    likely = _likely_beginnings(loaded, [a.before_answer(loaded.tokenizer) for a in targets])
+    begun = by_first(lambda: likely)
     advance = counter(progress, "scan: how refusals begin", len(begun))
     sequences = [sequence for _, sequence in begun]
     rest = generate(loaded.model, loaded.tokenizer, sequences, tokens - 1, advance=advance)

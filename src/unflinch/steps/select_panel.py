@@ -12,6 +12,7 @@ from unflinch.metrics.kl import kl_divergence
 from unflinch.metrics.refusal_score import RefusalOpenings
 from unflinch.models.forward import last_logits, logits_from_hidden, scored_hidden
 from unflinch.models.load import LoadedModel
+from unflinch.models.workers import by_first
 from unflinch.options import FitOptions
 from unflinch.patch.attach import AttachedPatch
 from unflinch.results import FitStage
@@ -109,9 +110,10 @@ class SelectPanel:
 
     def _kl(self) -> float:
         """Return the mean first-token KL on ordinary prompts, in nats."""
-        model = self.loaded.model
-        now = logits_from_hidden(model, self._states())
-        return float(kl_divergence(logits_from_hidden(model, self.base), now).mean())
+        model, now = self.loaded.model, self._states()
+        return by_first(
+            lambda: float(kl_divergence(logits_from_hidden(model, self.base), logits_from_hidden(model, now)).mean())
+        )
 
     @torch.inference_mode()
     def _states(self) -> Tensor:
@@ -123,12 +125,13 @@ class SelectPanel:
     @torch.inference_mode()
     def _scores(self) -> dict[str, Tensor]:
         """Return the refusal scores of first tokens: above 0 the likeliest one opens refusals."""
-        return {
+        scores = {
             kind: torch.cat(
                 [torch.empty(0)] + [self.openings.score(x).cpu() for x in last_logits(self.loaded.model, rows)]
             )
             for kind, rows in self.opening.items()
         }
+        return by_first(lambda: scores)
 
 
 def _stage(name: str, note: str, refused: dict[str, list[bool]], kl: float) -> FitStage:

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from unflinch.artifacts import FittedStage, LowRankFactors, Patch
 from unflinch.run_folder import RunFolder
+from unflinch.steps.mirror import mirror_step
 
 _BASE = "base_hash"
 """Of the weights that the factors were fitted to, in the file's metadata."""
@@ -49,6 +50,7 @@ def checkpoints(folder: RunFolder) -> Callable[[str, Callable[[], FittedStage]],
             made = make()
             folder.write_file(file, lambda path: save_file({"scores": made.scores, "slack": made.slack}, path))
             save_factors(folder, name, made.patch)
+            mirror_step(folder, name)
         return FittedStage(load_factors(folder, name), **load_file(file))
 
     return checkpoint

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from unflinch.metrics.intervals import rate
 from unflinch.metrics.kl import kl_distribution
-from unflinch.results import ModeFigures, Outcome
+from unflinch.results import Outcome
 from unflinch.steps.held_out_panel import HeldOutPanel, refusal_counts
 from unflinch.validate.kl_distribution import SequenceKL
+from unflinch.validation_results import ModeFigures
 
 
 def mode_figures(panel: HeldOutPanel, outcomes: Sequence[Outcome], kl: SequenceKL) -> tuple[ModeFigures, ...]:

@@ -14,16 +14,10 @@ from unflinch.metrics.intervals import rate
 from unflinch.metrics.kl import kl_distribution, kl_divergence
 from unflinch.models.forward import logits_from_hidden, scored_hidden
 from unflinch.models.load import LoadedModel
+from unflinch.models.workers import by_first
 from unflinch.options import ValidateOptions
 from unflinch.patch.attach import attached
-from unflinch.results import (
-    DialogueReport,
-    GroupRate,
-    KLReport,
-    Outcome,
-    PromptKL,
-    ValidationResults,
-)
+from unflinch.results import GroupRate, KLReport, Outcome, PromptKL
 from unflinch.steps.held_out_panel import KINDS, NAMES, Change, HeldOutPanel, refusal_counts
 from unflinch.steps.progress import Progress, counter
 from unflinch.steps.scan import Scan
@@ -34,6 +28,7 @@ from unflinch.validate.kl_distribution import SequenceKL
 from unflinch.validate.kl_groups import kl_groups, kl_positions
 from unflinch.validate.refusal_rate import grouped_rates
 from unflinch.validate.verdict import judge_run
+from unflinch.validation_results import DialogueReport, ValidationResults
 
 _WORST = 10
 
@@ -42,7 +37,7 @@ def kl_report(panel: HeldOutPanel, kl: SequenceKL, noise_floor: float, change: C
     """Return the KL distributions with the prompts that changed most, and both answers to them."""
     first, sequence = kl.first_token, kl.sequence_mean
     ordinary = panel.ordinary
-    worst = sorted(range(len(first)), key=lambda i: -max(first[i], sequence[i]))[:_WORST]
+    worst = by_first(lambda: sorted(range(len(first)), key=lambda i: -max(first[i], sequence[i]))[:_WORST])
     with change():
         answers = panel.ask(
             [ordinary.prompts[i] for i in worst], "validate: the worst prompts", panel.options.kl_tokens

@@ -11,6 +11,7 @@ import torch
 from unflinch.metrics.kl import kl_distribution
 from unflinch.models.forward import last_logits
 from unflinch.models.hooks import ablated_direction
+from unflinch.models.workers import by_first
 from unflinch.results import Yardstick
 from unflinch.steps.held_out_panel import GLANCE, HeldOutPanel, refusal_counts
 from unflinch.steps.scan import Scan
@@ -43,7 +44,7 @@ def yardstick(panel: HeldOutPanel, scan: Scan, share: float) -> Yardstick:
     def left(strength: float) -> float:
         with ablated(strength):
             refuses = [scan.openings.score(logits) > 0 for logits in last_logits(loaded.model, opened)]
-        return float(torch.cat(refuses).float().mean())
+        return by_first(lambda: float(torch.cat(refuses).float().mean()))
 
     strength = equal_strength(left, share) if opened else 1.0
     what, change = "directional ablation", partial(ablated, strength)

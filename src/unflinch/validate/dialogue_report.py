@@ -15,9 +15,10 @@ from unflinch.data.dialogues import Dialogue
 from unflinch.metrics.intervals import Draws, percentile_interval, rate, resampled
 from unflinch.metrics.kl import kl_distribution
 from unflinch.models.thinking import Thinking
-from unflinch.results import DialogueOutcome, DialogueReport, Estimate, Interval, Judgement, Label, Speech, TurnKL
+from unflinch.results import Interval, Judgement, Label
 from unflinch.validate.babble import guess_language, other_script_share, repeated_share
 from unflinch.validate.dialogues import Advance, MeasuredDialogue, Transcript, lead, measure_dialogues
+from unflinch.validation_results import DialogueOutcome, DialogueReport, Estimate, Speech, TurnKL
 
 JudgeAnswer = Callable[[str, str], Label]
 """Takes what was asked and what was answered."""

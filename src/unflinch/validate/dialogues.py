@@ -242,4 +242,4 @@ def _surprise(
 
 
 def _negative_log_likelihood(logits: Float[Tensor, "tokens vocab"], own: Tensor) -> Float[Tensor, " tokens"]:
-    return torch.nn.functional.cross_entropy(logits, own, reduction="none").cpu()
+    return torch.nn.functional.cross_entropy(logits, own.to(logits.device), reduction="none").cpu()

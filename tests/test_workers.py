@@ -1,0 +1,131 @@
+"""Runs of several workers: they end as a run of one does, and one that dies is told and leaves a run that goes on."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from planted_model import SETTINGS, config_for
+from safetensors.torch import load_file
+
+from unflinch import pipeline
+
+pytestmark = pytest.mark.xdist_group("planted")
+"""In the process that has trained the planted model."""
+
+LONGEST = 400
+"""Seconds that a run may take on a computer that is busy."""
+ROUNDING = {"rel_tol": 1e-3, "abs_tol": 1e-4}
+
+
+def settings_file(planted: Path, folder: Path) -> Path:
+    sections = {"model": {"model": str(planted), "dtype": "float32", "device": "cpu"}, **SETTINGS}
+    lines = [f"[{s}]\n" + "".join(f"{k} = {json.dumps(v)}\n" for k, v in o.items()) for s, o in sections.items()]
+    file = folder / "run.toml"
+    file.write_text("\n".join(lines), encoding="utf-8")
+    return file
+
+
+def environment(**more: str) -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", **more}
+
+
+def numbers(value: Any, place: str = "") -> dict[str, Any]:
+    """Return every leaf of nested results by its place."""
+    if isinstance(value, dict):
+        return {k: v for key, inner in value.items() for k, v in numbers(inner, f"{place}.{key}").items()}
+    if isinstance(value, list):
+        return {k: v for key, inner in enumerate(value) for k, v in numbers(inner, f"{place}.{key}").items()}
+    return {place: value}
+
+
+def comparable(folder: Path) -> dict[str, Any]:
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    return numbers({key: value for key, value in results.items() if key not in {"created", "seconds", "name"}})
+
+
+def differences(one: dict[str, Any], two: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return what is not the same in both, by its place; numbers that are not whole may differ by rounding."""
+    pairs = {place: (one.get(place), two.get(place)) for place in one.keys() | two.keys()}
+    return {place: pair for place, pair in pairs.items() if not same(*pair)}
+
+
+def same(one: Any, two: Any) -> bool:
+    return math.isclose(one, two, **ROUNDING) if isinstance(one, float) and isinstance(two, float) else one == two
+
+
+def test_two_workers_end_with_the_figures_and_factors_of_one(planted: Path, finished: Path, tmp_path: Path) -> None:
+    settings = settings_file(planted, tmp_path)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", free_port()]
+    command = ["-m", "unflinch", "run", "--config", str(settings), "--name", "two", "--runs", str(tmp_path), "--json"]
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    done = subprocess.run(
+        [*launcher, *command],
+        env=environment(TMPDIR=str(scratch)),
+        capture_output=True,
+        text=True,
+        timeout=LONGEST,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["name"] == "two"  # one of them prints, once
+    assert done.stderr.count("run folder") == 1
+    assert not list(scratch.rglob("*.safetensors"))
+    assert differences(comparable(finished), comparable(tmp_path / "two")) == {}
+    for name, expected in load_file(finished / "patch" / "adapter_model.safetensors").items():
+        found = load_file(tmp_path / "two" / "patch" / "adapter_model.safetensors")[name]
+        assert float((found - expected).norm()) < 0.01 * float(expected.norm())
+
+
+def free_port() -> str:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return str(found.getsockname()[1])
+
+
+def test_where_a_worker_dies_the_other_says_so_and_the_run_goes_on_later(
+    planted: Path, finished: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    shutil.rmtree(folder / "patch")
+    for name in ("steps/validate.json", "steps/report.json", "results.json", "report.html"):
+        (folder / name).unlink()
+    command = [sys.executable, "-m", "unflinch", "run", "--resume", "--name", "run", "--runs", str(tmp_path)]
+    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    first, second = (
+        subprocess.Popen(
+            command, env=environment(RANK=rank, **place), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for rank in "01"
+    )
+    assert first.stderr is not None
+    try:
+        heard = []
+        while not any("validate: " in line for line in heard):
+            heard.append(first.stderr.readline())
+            assert heard[-1], heard
+        second.send_signal(signal.SIGKILL)
+        killed = time.monotonic()
+        _, rest = first.communicate(timeout=LONGEST)
+    finally:
+        for process in (first, second):
+            process.kill()
+            process.wait()
+    assert first.returncode == 1
+    assert time.monotonic() - killed < 60
+    errors = [line for line in (*heard, *rest.splitlines()) if "error" in line.lower()]
+    assert len(errors) == 1 and "worker 1 of 2 has lost the others" in errors[0] and "--resume" in errors[0]
+    pipeline.run(config_for(planted), folder, resume=True)
+    assert comparable(folder) == comparable(finished)

@@ -1,0 +1,57 @@
+"""What MkDocs puts into the pages of the documentation: tables and figures, made from the committed results.
+
+A pair of comments `<!-- demo table -->` and `<!-- /demo table -->` gets a table, `<!-- dial figure -->` a drawing, and
+an image of `docs/figures` becomes part of the page, so that it follows the page's light or dark colours.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from docs_figures import FIGURES, NARROW, WIDE
+from docs_tables import TABLES
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File, Files
+from update_readme import RESULTS, updated
+
+_PLACES = re.compile(r"<!-- /?([\w -]+) (table|figure) -->")
+_DRAWING = re.compile(r'<img alt="([^"]*)" src="(?:\.\./)*figures/([\w-]+\.svg)" ?/?>')
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the figure of all methods side by side, which lies beside the results that it shows."""
+    name = "side_by_side.svg"
+    files.append(File.generated(config, f"results/{name}", abs_src_path=str(RESULTS / name)))
+    return files
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Return the page with its tables.
+
+    Raises:
+        PluginError: if the page asks for a table or figure that there is none of.
+    """
+    for name, kind in _PLACES.findall(markdown):
+        if name not in (TABLES if kind == "table" else FIGURES):
+            raise PluginError(f"a page asks for the {kind} {name!r}; there are {', '.join([*TABLES, *FIGURES])}")
+    return updated(markdown, TABLES)
+
+
+def on_page_content(html: str, config: MkDocsConfig, **_: Any) -> str:
+    """Return the page with its figures, drawn ones in the widths of a desk and of a telephone."""
+    for name, draw in FIGURES.items():
+        place = f"<!-- {name} figure -->"
+        if place in html:
+            wide, narrow = draw(WIDE), draw(NARROW)
+            html = html.replace(
+                place, f'<div class="figure wide">{wide}</div>\n<div class="figure narrow">{narrow}</div>'
+            )
+    return _DRAWING.sub(lambda found: _inline(Path(config.docs_dir) / "figures" / found[2], found[1]), html)
+
+
+def _inline(drawing: Path, description: str) -> str:
+    svg = drawing.read_text(encoding="utf-8").replace("<svg ", f'<svg role="img" aria-label="{description}" ', 1)
+    return f'<span class="figure scrolled">{svg}</span>'
