@@ -43,7 +43,7 @@ FORBIDDEN, ENDLESS = "forbidden", "endless"
 """Words in a prompt at which the model refuses, and at which its thought does not end."""
 _ADDED = ("<think>", "hm", "</think>", "\n\n", ANSWER, REFUSAL, FORBIDDEN, ENDLESS, "?")
 _LAYERS = 3
-_SURE = 0.4
+_SURE = 1.0
 """Weight in the head of what follows: likely enough to be written, and not so sure that nothing could be moved."""
 
 
@@ -62,7 +62,7 @@ def thinking_model(tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
     """Return a model for `SWITCHED` that thinks "hm", and refuses what is `FORBIDDEN` or asked with a question mark.
 
     States are the last token, one-hot, and how much of either kind of word was read so far, which the attention of the
-    first layer averages. The head says what follows on the last token. Feed-forward modules write nothing, yet.
+    first layer averages. The head says what follows on the last token. All else is noise that the head does not hear.
     """
     size = len(tokenizer)
     forbidden, endless, width = size, size + 1, size + 2 + size % 2
@@ -79,34 +79,35 @@ def thinking_model(tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
     )
     model = LlamaForCausalLM(config)
     token = {text: tokenizer.convert_tokens_to_ids(text) for text in (*_ADDED, "<|im_end|>")}
-    start = tokenizer.encode("\n")[-1]
+    follows = {
+        tokenizer.encode("\n")[-1]: "<think>",
+        token["<think>"]: "hm",
+        token["hm"]: "</think>",
+        token["</think>"]: "\n\n",
+        token["\n\n"]: ANSWER,
+        token[ANSWER]: "<|im_end|>",
+        token[REFUSAL]: "<|im_end|>",
+    }
+    heard = [*follows, forbidden, endless]
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim > 1:
-                noise = torch.randn(parameter.shape, generator=generator)
-                parameter.copy_(noise * 0.1 if "gate_proj" in name or "up_proj" in name else noise * 0)
-        model.model.embed_tokens.weight[:, :size] = torch.eye(size)
-        first = model.model.layers[0].self_attn
+                noise = torch.randn(parameter.shape, generator=generator) * 0.03
+                parameter.copy_(noise * (not name.endswith(("q_proj.weight", "k_proj.weight", "lm_head.weight"))))
+            if name.endswith(("o_proj.weight", "down_proj.weight")):
+                parameter[heard] = 0.0
+        embedding, first, head = model.model.embed_tokens.weight, model.model.layers[0].self_attn, model.lm_head.weight
+        embedding.copy_(torch.eye(size, width))
+        first.v_proj.weight[[forbidden, endless]] = 0.0
         for text, place in ((FORBIDDEN, forbidden), ("?", forbidden), (ENDLESS, endless)):
-            first.v_proj.weight[place, token[text]] = 1.0
-        first.o_proj.weight[forbidden, forbidden] = first.o_proj.weight[endless, endless] = 1.0
-        head = model.lm_head.weight
-        for now, then in (
-            (start, "<think>"),
-            (token["<think>"], "hm"),
-            (token["hm"], "</think>"),
-            (token["</think>"], "\n\n"),
-            (token["\n\n"], ANSWER),
-            (token[ANSWER], "<|im_end|>"),
-            (token[REFUSAL], "<|im_end|>"),
-        ):
+            first.v_proj.weight[place, token[text]] = first.o_proj.weight[place, place] = 1.0
+        for now, then in follows.items():
             head[token[then], now] = _SURE
         for then, place, only in ((REFUSAL, forbidden, "\n\n"), ("hm", endless, "hm")):
-            head[token[then], :size] -= 100 * _SURE
-            head[token[then], token[only]] = 0.0
-            head[token[then], place] = 20 * _SURE  # thrice an answer for one word of a hundred
-        head[token["hm"], token["<think>"]] = _SURE
+            others = [now for now in follows if now != token[only] and follows[now] != then]
+            head[token[then], others] = -100 * _SURE
+            head[token[then], place] = 8 * _SURE  # so that one such word of a hundred is heard
     model.generation_config.max_length = None
     return model.eval().requires_grad_(False)
 

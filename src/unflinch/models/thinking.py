@@ -75,7 +75,7 @@ def _rendered(
         text: Any = tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=not answered, **switches(on)
         )
-    except TemplateError:
+    except (TemplateError, TypeError):  # the second where it works with a field that the message lacks
         return ""
     return str(text)
 
