@@ -22,8 +22,9 @@ from torch import Tensor
 from yardsticks import read_material
 
 from unflinch.activations.gradients import refusal_gradients
+from unflinch.activations.scratch_space import in_memory
 from unflinch.config import make_config
-from unflinch.edit.closed_form import gram_matrix, solve_multipliers, whitened_gradients
+from unflinch.edit.closed_form import gram_matrix, solve_multipliers, whiten_in_place
 from unflinch.options import FitOptions
 from unflinch.run_folder import SETTINGS, RunFolder, read_json
 from unflinch.steps.fit import STIFFNESS
@@ -51,9 +52,10 @@ def gathered(run: Path) -> tuple[FitOptions, Material]:
     if not kept.is_file():
         config, found = read_material(run)
         loaded, score = found.loaded, found.scan.openings.decision_scores
-        inputs = prepare_fit(loaded, found.baseline, found.scan, config.fit, silent)
+        inputs = prepare_fit(loaded, found.baseline, found.scan, in_memory(), config.fit, silent)
         gradients = refusal_gradients(loaded.model, loaded.architecture, list(inputs.metrics), inputs.decisions, score)
-        whitened = whitened_gradients(gradients, inputs.metrics)
+        every = torch.ones(len(inputs.decisions), dtype=torch.bool)
+        whitened = whiten_in_place(gradients, inputs.metrics, every)
         gram = gram_matrix(whitened, whitened)
         bounded = {"kinds": inputs.kinds, "unasked": inputs.unasked}
         save_file({**bounded, "scores": gradients.scores, "gram": gram}, kept)

@@ -30,6 +30,7 @@ from unflinch.models.demo_model import DEMO, wheel_model_folder
 from unflinch.models.forward import last_logits
 from unflinch.models.generate import generate
 from unflinch.models.load import LoadedModel, load_model
+from unflinch.models.writers import choose_writers
 
 OUT = Path(__file__).parent / "results" / "speed.json"
 RANDOM = "random:2b"
@@ -60,8 +61,7 @@ def parts(loaded: LoadedModel, prompts: int) -> dict[str, tuple[int, Callable[[]
     sequences = encode_all(loaded.tokenizer, chosen)
     read = sum(map(len, sequences))
     middle = loaded.depth // 2
-    writer = loaded.architecture.writers[-1]
-    modules = [f"{loaded.architecture.layers}.{layer}.{writer}" for layer in range(middle - 2, middle + 2)]
+    modules = choose_writers(loaded.model, loaded.architecture, range(middle - 2, middle + 2), "feed_forward").modules
     weights = torch.zeros(loaded.model.get_output_embeddings().weight.shape[0])
     weights[40] = 1.0
     score = RefusalOpenings(weights).decision_scores

@@ -23,9 +23,9 @@ from unflinch.activations.collect import collect_activations
 from unflinch.artifacts import LowRankFactors, Patch
 from unflinch.config import RunConfig, make_config
 from unflinch.data.prompts import Prompt
-from unflinch.models.architecture import decoder_layers
 from unflinch.models.chat import encode_all
 from unflinch.models.hooks import ablated_direction
+from unflinch.models.layers import blocks_of, decoder_layers
 from unflinch.models.load import LoadedModel
 from unflinch.patch.attach import attached
 from unflinch.patch.save import check_base
@@ -220,9 +220,9 @@ def norm_preserving_ablation(material: Material) -> Method:
     loaded, direction = material.loaded, material.scan.ablation_direction
     unit = direction / direction.norm()
     writers = [
-        layer.get_submodule(name).weight
+        layer.get_submodule(block.writer).weight
         for layer in decoder_layers(loaded.model, loaded.architecture)
-        for name in loaded.architecture.writers
+        for block in blocks_of(layer, loaded.architecture)
     ]
 
     def change(strength: float) -> Change:

@@ -7,6 +7,7 @@ falsely refused and answered prompts apart, as real models do: otherwise there w
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,21 @@ _IGNORED = -100
 
 def config_for(model: Path, **changes: dict[str, Any]) -> RunConfig:
     """Return the settings of a run with the planted model in the folder `model`."""
-    return make_config({"model": {"model": str(model), "dtype": "float32", "device": "cpu"}, **SETTINGS}, changes)
+    return make_config(_content(model), changes)
+
+
+def write_config(model: Path, file: Path) -> Path:
+    """Write the same settings as a TOML file, for the command line."""
+    sections = [
+        f"[{name}]\n" + "".join(f"{option} = {json.dumps(value)}\n" for option, value in options.items())
+        for name, options in _content(model).items()
+    ]
+    file.write_text("\n".join(sections), encoding="utf-8")
+    return file
+
+
+def _content(model: Path) -> dict[str, dict[str, Any]]:
+    return {"model": {"model": str(model), "dtype": "float32", "device": "cpu"}, **SETTINGS}
 
 
 def refused_targets(targets: Sequence[Prompt]) -> set[str]:

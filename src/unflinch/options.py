@@ -38,6 +38,30 @@ class ModelOptions:
     """Branch, tag or commit of a Hub model."""
     trust_remote_code: bool = False
     """Run code that comes with the model."""
+    layers: str | None = None
+    """Path of the decoder layers' list, such as `model.layers`, for a family that is not recognised."""
+    writers: tuple[str, ...] = ()
+    """Linear modules of a layer that write into the residual stream, such as `mlp.down_proj`: these are changed, in
+    place of those that the family's row names."""
+    load_in: Literal["8bit", "4bit"] | None = None
+    """Hold the linear layers' weights in 8 bits (LLM.int8) or 4 (NF4) while working; as they are if not given."""
+    max_memory: float | None = None
+    """GiB that may be used where the model is, this program included; what is free there if not given."""
+    thinking: Literal["auto", "on", "off", "both"] = "auto"
+    """Whether the model thinks before it answers: `auto` is both where its chat template has a switch, else what the
+    model does anyway. With `both` every prompt is asked, fitted and measured with thinking on and off."""
+    thinking_tokens: int = 1024
+    """Tokens within which a thought must close; one that does not is undecided."""
+    system_prompt: str | None = None
+    """System prompt of every prompt and dialogue that has none of its own; the template's default if not given."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        _at_least("model.thinking_tokens", self.thinking_tokens, 16)
+        if self.system_prompt is not None and not self.system_prompt.strip():
+            raise ConfigError("option model.system_prompt is blank; expected words: fill it, or leave it out")
+        if self.max_memory is not None:
+            _above_zero("model.max_memory", self.max_memory)
 
 
 @dataclass(frozen=True)
@@ -264,3 +288,44 @@ class BenchOptions:
             raise ConfigError(
                 "options bench.mmlu, bench.hellaswag and bench.gsm8k are all 0; ask items of at least one"
             )
+
+
+GeneratedKind = Literal["targets", "ordinary"]
+GENERATED_LANGUAGES = {
+    "en": "English",
+    "de": "German",
+    "es": "Spanish",
+    "fr": "French",
+    "ru": "Russian",
+    "zh": "Chinese",
+}
+"""Languages of the bundled prompts, by code: in others nothing tells what is too close to a keep prompt."""
+
+
+@dataclass(frozen=True)
+class GenerateOptions:
+    """Which new prompts a language model is asked for, and how."""
+
+    kind: GeneratedKind = "targets"
+    """`targets`, harmless prompts that sound as if they were not, or `ordinary` ones."""
+    categories: tuple[str, ...] = ()
+    """Names of categories; those of the bundled set if none is given."""
+    languages: tuple[str, ...] = ("en",)
+    """Language codes."""
+    per_category: int = 10
+    """How many prompts are wanted in each category and language."""
+    batch: int = 10
+    """How many are asked for at once."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        _at_least("per_category", self.per_category, 1)
+        _at_least("batch", self.batch, 1)
+        unknown = [code for code in self.languages if code not in GENERATED_LANGUAGES]
+        if unknown or not self.languages:
+            raise ConfigError(
+                f"languages are {', '.join(self.languages) or 'none'}; expected some of "
+                f"{', '.join(GENERATED_LANGUAGES)}: new prompts are screened by bundled ones, which are in these alone"
+            )
+        if not all(name.strip() for name in self.categories):
+            raise ConfigError("a category has a blank name; expected words, such as chemistry_lab_safety")

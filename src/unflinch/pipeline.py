@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from unflinch.config import RunConfig
+from unflinch.data.mine import MinedPrompts
 from unflinch.data.prompts import Prompt
 from unflinch.report.build import build_report
 from unflinch.run_folder import RunFolder
@@ -23,7 +24,6 @@ from unflinch.steps import scan as scan_step
 from unflinch.steps import store
 from unflinch.steps import stress as stress_step
 from unflinch.steps.baseline import Baseline
-from unflinch.steps.mine import MinedPrompts
 from unflinch.steps.opened import Run, StepDone, load_from, start_run
 from unflinch.steps.progress import Progress, silent
 from unflinch.steps.scan import Scan
@@ -122,7 +122,9 @@ def measure_baseline(opened: Run) -> Baseline:
         return baseline_step.to_json(found)
 
     stored = opened.step("baseline", work, store.baseline_headline)
-    return baseline_step.from_json(stored, fit, select)
+    found = baseline_step.from_json(stored, fit, select)
+    fitted = opened.folder.done("scan") and opened.folder.done("fit")
+    return found if fitted else baseline_step.with_thoughts(opened.loaded, found)
 
 
 def scan_model(opened: Run, baseline: Baseline) -> Scan:
@@ -143,9 +145,10 @@ def fit_patch(opened: Run, baseline: Baseline, scan: Scan) -> None:
 
     def work() -> dict[str, Any]:
         checkpoint = store.checkpoints(opened.folder)
-        patch, stages, summary = fit_step.fit_patch(
-            opened.loaded, baseline, scan, opened.config.fit, opened.progress, checkpoint
-        )
+        with opened.workspace() as space:
+            patch, stages, summary = fit_step.fit_patch(
+                opened.loaded, baseline, scan, opened.config.fit, opened.progress, checkpoint, space
+            )
         store.save_factors(opened.folder, "fit", patch)
         return {"stages": stages, "patch": summary}
 
@@ -166,7 +169,8 @@ def describe_mechanism(opened: Run, baseline: Baseline, scan: Scan) -> dict[str,
     """Thorough: how the base model refuses, by one mechanism or several."""
 
     def work() -> Any:
-        return mechanism_step.describe_mechanism(opened.loaded, baseline, scan, opened.progress)
+        known = baseline_step.with_thoughts(opened.loaded, baseline)
+        return mechanism_step.describe_mechanism(opened.loaded, known, scan, opened.progress)
 
     return dict(opened.step("mechanism", work, store.mechanism_headline))
 

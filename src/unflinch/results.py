@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-Label = Literal["answers", "partly", "evades", "refuses", "degenerate"]
-"""What an answer does. `partly`, `evades` and `degenerate` are the doubtful cases: they count as refused for
-targets and as answered for keeps, so that each side is judged conservatively."""
+Label = Literal["answers", "partly", "evades", "refuses", "degenerate", "undecided"]
+"""What an answer does. `partly`, `evades`, `degenerate` and `undecided` are the doubtful cases: they count as refused
+for targets and as answered for keeps, so that each side is judged conservatively. `undecided` is a thought that did not
+come to an end, so that there is no answer."""
 
 LABELS: tuple[Label, ...] = ("answers", "partly", "evades", "refuses", "degenerate")
-"""All of them, in the order in which tables show them."""
+"""All that a judge can give, in the order in which tables show them."""
 
 PromptKind = Literal["target", "keep", "guard", "ordinary"]
 
@@ -128,6 +129,8 @@ class Outcome:
     after: Label
     before_text: str = ""
     after_text: str = ""
+    thinking: bool | None = None
+    """Whether it was asked with thinking on; None where the model knows no thinking."""
 
 
 @dataclass(frozen=True)
@@ -230,87 +233,6 @@ class KLReport:
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A figure with its interval."""
-
-    value: float
-    interval: Interval
-
-
-@dataclass(frozen=True)
-class TurnKL:
-    """KL(base || patched) along the base model's answers to one turn; one value a dialogue, the mean per token."""
-
-    turn: int
-    """Counted from 1."""
-    kl: KLDistribution
-    top1_flip_rate: Rate
-
-
-@dataclass(frozen=True)
-class Speech:
-    """What a model's own answers are like, over dialogues that it led itself."""
-
-    tokens: float
-    """Mean length of an answer, cut off ones included."""
-    ended: Rate
-    """Answers that came to an end before they were cut off."""
-    repetition: float
-    """Mean share of the four-token runs of a dialogue that were said before in it."""
-    other_script: float
-    """Share of letters that are of no script of the dialogue's language."""
-    other_language: Rate
-    """Dialogues that by their most common words are in another language than the user's."""
-    degenerate: Rate
-    """Answers that are empty, loop, or are no language."""
-    perplexity: float
-    """Of the answers under the base model."""
-
-
-@dataclass(frozen=True)
-class DialogueOutcome:
-    """One dialogue as the base model led it, and as the patched model did."""
-
-    language: str
-    category: str
-    turns: tuple[str, ...]
-    """What the user says."""
-    before: tuple[str, ...]
-    after: tuple[str, ...]
-    kl: tuple[float, ...]
-    """Turn by turn, along the base model's answers."""
-    perplexity_ratio: float
-    """Of the patched model's answers to the base model's own, both under the base model."""
-    babbles: tuple[str, ...]
-    """In what way the patched model babbles where the base model does not; empty where it does not."""
-
-
-@dataclass(frozen=True)
-class DialogueReport:
-    """Ordinary dialogues of several turns, base against patched."""
-
-    n: int
-    left_out: int
-    """Further dialogues, in which the base model refuses a turn or says nothing."""
-    turns: tuple[TurnKL, ...]
-    drift: Estimate
-    """Mean KL of the last turn over that of the first."""
-    before: Speech
-    after: Speech
-    length_ratio: Estimate
-    """Tokens of the patched model's answers to those of the base model's."""
-    perplexity_ratio: Estimate
-    """Of the patched model's answers to the base model's own, both under the base model."""
-    refused_after: Rate
-    """Answers of the patched model that refuse: the base model refuses nothing in these dialogues."""
-    refusing: Rate
-    """Dialogues in which the patched model refuses a turn."""
-    babbling: Rate
-    """Dialogues in which the patched model babbles and the base model does not."""
-    dialogues: tuple[DialogueOutcome, ...]
-
-
-@dataclass(frozen=True)
 class Yardstick:
     """Directional ablation on the same prompts, turned down until it leaves as many targets as the patch."""
 
@@ -324,6 +246,22 @@ class Yardstick:
 
 
 @dataclass(frozen=True)
+class WriterCoverage:
+    """One of the modules through which decoder layers write into the residual stream, and whether it is changed."""
+
+    writer: str
+    """Its path in a layer."""
+    kind: str
+    """Of the block that it is part of, such as `attention`."""
+    changed: int
+    """Layers in which the patch changes it."""
+    layers: int
+    """Layers that have it."""
+    reason: str
+    """Why it is left as it is in layers that were chosen for editing; empty if it is changed in all that have it."""
+
+
+@dataclass(frozen=True)
 class PatchSummary:
     """Size and place of the patch."""
 
@@ -332,22 +270,8 @@ class PatchSummary:
     rank: int
     modules: int
     strength: float
-
-
-@dataclass(frozen=True)
-class ValidationResults:
-    """Everything that `validate` measures on test prompts."""
-
-    targets: RefusalCounts
-    keep: RefusalCounts
-    guard: RefusalCounts
-    groups: dict[str, tuple[GroupRate, ...]]
-    """Grouped rates: keys `targets_by_category`, `targets_by_language`, and so for `keep` and `guard`."""
-    kl: KLReport
-    dialogues: DialogueReport
-    directional_ablation: Yardstick
-    outcomes: tuple[Outcome, ...]
-    verdict: Verdict
+    writers: tuple[WriterCoverage, ...] = ()
+    """All residual writers of the model; empty in runs of before they were listed."""
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,7 @@ class Mechanism:
     at_first_token: Rate
     """Refusals that the first token of the answer decides."""
     in_thought: Rate
-    """Refusals that are decided inside a thought."""
+    """Refusals behind a thought, or inside one."""
     late: Rate
     """Refusals that begin later in the answer."""
     ablations: tuple[Ablation, ...]

@@ -44,6 +44,11 @@ class RunFolder:
         """Where the exported patch waits while it is measured; gone afterwards."""
         return self.steps / "unverified_patch"
 
+    @property
+    def scratch(self) -> Path:
+        """Where statistics that memory does not hold wait while a step works; gone afterwards."""
+        return self.steps / "scratch"
+
     def step_file(self, step: str, suffix: str = ".json") -> Path:
         """Return the path of a step's file."""
         return self.steps / f"{step}{suffix}"
@@ -165,7 +170,7 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunFolderError(
             f"{path} cannot be read ({error}); it is missing or damaged: run the step again"
         ) from error

@@ -7,12 +7,12 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Protocol
 
 from report.conftest import fail_guard, make_results
 
 from unflinch.config import RunConfig, as_settings
+from unflinch.data.mine import MinedPrompts
 from unflinch.data.prompts import Prompt
 from unflinch.metrics.intervals import rate
 from unflinch.results import LayerSeparation
@@ -137,12 +137,12 @@ class FakePipeline:
         self._write(folder)
         return self.results
 
-    def mine(self, config: RunConfig, candidates: tuple[Prompt, ...], *, progress: Any = None) -> Any:
+    def mine(self, config: RunConfig, candidates: tuple[Prompt, ...], *, progress: Any = None) -> MinedPrompts:
         self.calls.append(("mine", config, None))
         progress("asking", 0, len(candidates))
 
         few = ["Only 2 prompts, fewer than 30: rates will be rough; add prompts."]
-        return SimpleNamespace(refused=candidates[: self.refused], asked=len(candidates), warnings=few)
+        return MinedPrompts(candidates[: self.refused], len(candidates), few)
 
     def _write(self, folder: Path) -> None:
         (folder / "results.json").write_text(json.dumps(self.results), encoding="utf-8")

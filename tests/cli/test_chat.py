@@ -100,7 +100,7 @@ def test_an_interrupted_answer_leaves_the_conversation_as_it_was(
 
     with attached(loaded.model, tiny.patch) as live:
         conversation = Conversation(loaded, live, 6)
-        monkeypatch.setattr("unflinch.cli.conversation.generate", interrupted)
+        monkeypatch.setattr("unflinch.cli.conversation.answer", interrupted)
         with pytest.raises(KeyboardInterrupt):
             ask(conversation, "How do I kill")
     assert conversation.turns == []

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import io
+import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from report.conftest import make_results, without_what_came_later
 from rich.console import Console, RenderableType
+from rich.text import Text
 
 from unflinch.cli import console, tables
-from unflinch.data.mine import spectrum
+from unflinch.data.mine import Spectrum, spectrum
 from unflinch.data.prompts import bundled
 from unflinch.report.run_results import parse_results
 
@@ -19,7 +22,7 @@ from unflinch.report.run_results import parse_results
 def terminal(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     """A terminal of 80 columns in place of stdout and stderr."""
     screen = io.StringIO()
-    shown = Console(file=screen, force_terminal=True, width=80, highlight=False, markup=False, emoji=False)
+    shown = console.PlainConsole(file=screen, force_terminal=True, width=80, highlight=False, markup=False, emoji=False)
     monkeypatch.setattr(console, "out", shown)
     monkeypatch.setattr(console, "err", shown)
     monkeypatch.setattr(console, "_write", screen.write)
@@ -39,7 +42,7 @@ def all_tables() -> dict[str, RenderableType]:
         "run of tiny figures": tables.run_summary(parse_results(with_tiny_kl(make_results()))),
         "older run": tables.run_summary(parse_results(without_what_came_later(make_results()))),
         "scan": tables.scan_summary(run.scan),
-        "fit": tables.fit_summary(run.fit.stages),
+        "fit": tables.fit_summary(run.fit),
         "spectrum": tables.spectrum_summary(spectrum(bundled("targets"))),
         "nothing": tables.spectrum_summary(spectrum(())),
     }
@@ -90,3 +93,34 @@ def test_a_headline_figure_is_short(value: object, text: str) -> None:
 def test_markup_in_a_message_is_shown_as_it_is(terminal: io.StringIO) -> None:
     console.error("no file [bold]x[/bold] :smile:")
     assert "no file [bold]x[/bold] :smile:" in terminal.getvalue()
+
+
+HOSTILE = "title \x1b]0;mine\x07 up \x1b[2A back \b gone \r over \x9b31m"
+
+
+@pytest.mark.parametrize(
+    "show",
+    [
+        console.error,
+        console.warning,
+        console.note,
+        console.show_line,
+        lambda text: console.show(Text(text)),
+        lambda text: console.step_done("fit", {"method": text}, 1.0),
+        lambda text: console.show(tables.spectrum_summary(Spectrum({text: 3}, {"en": 3}, 1.0, 1.0))),
+    ],
+)
+def test_no_text_commands_the_terminal(show: Callable[[str], None], terminal: io.StringIO) -> None:
+    show(HOSTILE)
+    styles = re.compile(r"\x1b\[[\d;]*m")
+    left = styles.sub("", terminal.getvalue())
+    assert "title" in left
+    assert not set(left) & set("\x1b\x07\b\r\x9b")
+
+
+def test_no_answer_commands_the_terminal(terminal: io.StringIO) -> None:
+    with console.growing_text() as grow:
+        grow("Hello \x1b[2J")
+        grow("Hello \x1b[2J there\tand\nhere")
+    assert "\x1b[2J" not in terminal.getvalue()
+    assert terminal.getvalue().endswith("\N{REPLACEMENT CHARACTER}[2J there\tand\nhere\n")

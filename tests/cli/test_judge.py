@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chat_server import says, serving
 from cli.fake_pipeline import Unflinch
 from hypothesis import given
 from hypothesis import strategies as st
-from validate.endpoint import says, serving
 
 from unflinch.errors import PromptFileError
 from unflinch.results import LABELS, Judgement

@@ -17,7 +17,7 @@ from unflinch.cli.base_model import load_base
 from unflinch.cli.main import app, explain
 from unflinch.errors import ConfigError, VerdictError
 
-COMMANDS = ("demo", "run", "mine", "scan", "fit", "validate", "report", "chat", "apply", "judge")
+COMMANDS = ("demo", "run", "generate", "mine", "scan", "fit", "validate", "report", "chat", "web", "apply", "judge")
 
 
 def shell(*arguments: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -12,8 +12,9 @@ import pytest
 
 from unflinch.data.dialogues import Dialogue, bundled_dialogues
 from unflinch.data.mine import spectrum, spectrum_warnings
+from unflinch.data.near_duplicates import normalise_text
 from unflinch.data.prompts import GUARD_SHA256, BundledName, Prompt, bundled
-from unflinch.data.splits import check_targets, normalise_text, split_prompts
+from unflinch.data.splits import check_targets, split_prompts
 from unflinch.errors import InputError
 
 NAMES: tuple[BundledName, ...] = get_args(BundledName)

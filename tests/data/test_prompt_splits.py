@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from unflinch.data.near_duplicates import normalise_text
 from unflinch.data.prompts import Message, Prompt, guard_prompts
 from unflinch.data.splits import (
     FitPrompts,
@@ -18,7 +19,6 @@ from unflinch.data.splits import (
     TestPrompts,
     check_ordinary,
     check_targets,
-    normalise_text,
     sample_prompts,
     split_prompts,
 )

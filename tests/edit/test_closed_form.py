@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,12 +12,13 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from unflinch.artifacts import ModuleMetric, PromptGradients
+from unflinch.edit import closed_form
 from unflinch.edit.closed_form import (
     ScoreBounds,
     closed_form_update,
     gram_matrix,
     solve_multipliers,
-    whitened_gradients,
+    whiten_in_place,
 )
 
 PROMPTS, RANK = 5, 2
@@ -46,6 +49,11 @@ def random_gradients(seed: int = 0) -> PromptGradients:
         {name: normal(PROMPTS, RANK, shape[1], seed=seed + 1) for name, shape in SHAPES.items()},
         {name: normal(PROMPTS, RANK, shape[0], seed=seed + 2) for name, shape in SHAPES.items()},
     )
+
+
+def whitened(gradients: PromptGradients, metrics: dict[str, ModuleMetric]) -> PromptGradients:
+    """Return all gradients in whitened coordinates; `gradients` stay as they are."""
+    return whiten_in_place(deepcopy(gradients), metrics, torch.ones(PROMPTS, dtype=torch.bool))
 
 
 def dense(gradients: PromptGradients, name: str) -> Tensor:
@@ -93,6 +101,19 @@ def primal(gram: Tensor, scores: Tensor, bounds: ScoreBounds, nu: Tensor, price:
     return float(0.5 * nu @ gram @ nu + price * missed.sum())
 
 
+def test_whitening_some_prompts_leaves_these_in_order_in_the_memory_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(closed_form, "_WHITENED_ROWS", 2)
+    gradients, metrics = random_gradients(), random_metrics()
+    chosen = torch.tensor([False, True, True, False, True])
+    everything, places = whitened(gradients, metrics), [x.data_ptr() for x in gradients.inputs.values()]
+    some = whiten_in_place(gradients, metrics, chosen)
+    assert torch.equal(some.scores, gradients.scores[chosen])
+    for name in SHAPES:
+        torch.testing.assert_close(some.inputs[name], everything.inputs[name][chosen])
+        torch.testing.assert_close(some.outputs[name], everything.outputs[name][chosen])
+    assert [x.data_ptr() for x in some.inputs.values()] == places
+
+
 def bounds_for(scores: Tensor, targets: int, drop: float) -> ScoreBounds:
     """Targets must come down by `drop`, the others may not come down at all."""
     upper, lower = torch.full_like(scores, torch.inf), torch.full_like(scores, -torch.inf)
@@ -102,7 +123,7 @@ def bounds_for(scores: Tensor, targets: int, drop: float) -> ScoreBounds:
 
 def test_the_gram_matrix_from_factors_equals_explicit_matrices() -> None:
     gradients, metrics = random_gradients(), random_metrics()
-    white = whitened_gradients(gradients, metrics)
+    white = whitened(gradients, metrics)
     torch.testing.assert_close(gram_matrix(white, white), explicit_gram(gradients, metrics), rtol=1e-4, atol=1e-4)
 
 
@@ -176,7 +197,7 @@ def test_prompts_that_are_where_they_belong_get_no_multiplier() -> None:
 
 def test_the_update_at_full_rank_equals_its_formula_and_moves_scores_by_minus_k_nu() -> None:
     gradients, metrics = random_gradients(), random_metrics()
-    white = whitened_gradients(gradients, metrics)
+    white = whitened(gradients, metrics)
     nu = normal(PROMPTS, seed=7).double()
     found = closed_form_update(white, nu, metrics, rank=8)
     update = {name: f.b.double() @ f.a.double() for name, f in found.items()}
@@ -190,7 +211,7 @@ def test_the_update_at_full_rank_equals_its_formula_and_moves_scores_by_minus_k_
 
 def test_no_other_update_that_meets_the_same_bounds_costs_less_kl() -> None:
     gradients, metrics = random_gradients(seed=3), random_metrics(seed=3)
-    white = whitened_gradients(gradients, metrics)
+    white = whitened(gradients, metrics)
     bounds = bounds_for(gradients.scores, 3, 2.0)
     nu = solve_multipliers(gram_matrix(white, white), gradients.scores, bounds, torch.full((PROMPTS,), LOOSE))
     factors = closed_form_update(white, nu, metrics, rank=8)

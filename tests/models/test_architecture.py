@@ -3,85 +3,65 @@
 from __future__ import annotations
 
 import pytest
-import torch
-from tiny_models import DEPTH, KNOWN, READ_OFF, WIDTH, own_logits, random_ids, tiny_model
+from tiny_models import DEPTH, READ_OFF, WIDTH, own_logits, tiny_model
 from torch import nn
 
 from unflinch.errors import ArchitectureError
-from unflinch.models.architecture import ARCHITECTURES, architecture_of, decoder_layers
+from unflinch.models.architecture import architecture_of
+from unflinch.models.families import ARCHITECTURES, Architecture
+from unflinch.models.layers import blocks_of, decoder_layers
 
 READ = {
-    "stablelm": (
-        "model.layers",
-        {"self_attn.o_proj", "mlp.down_proj"},
-        {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.up_proj"},
-    ),
-    "cohere": (
-        "model.layers",
-        {"self_attn.o_proj", "mlp.down_proj"},
-        {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.up_proj"},
-    ),
-    "gpt_neox": (
-        "gpt_neox.layers",
-        {"attention.dense", "mlp.dense_4h_to_h"},
-        {"attention.query_key_value", "mlp.dense_h_to_4h"},
-    ),
+    "stablelm": ("model.layers", {"self_attn.o_proj": "mixer", "mlp.down_proj": "feed-forward"}),
+    "cohere": ("model.layers", {"self_attn.o_proj": "mixer", "mlp.down_proj": "feed-forward"}),
+    "gpt_neox": ("gpt_neox.layers", {"attention.dense": "mixer", "mlp.dense_4h_to_h": "feed-forward"}),
 }
+HYBRID = "granitemoehybrid"
+"""Mamba and attention layers, each with fused experts and a shared one."""
 
 
-def test_every_row_of_the_table_is_tested_on_a_tiny_model() -> None:
-    assert set(KNOWN) == set(ARCHITECTURES)
-
-
-@pytest.mark.parametrize("family", KNOWN)
-def test_a_row_names_all_linear_modules_of_its_layers(family: str) -> None:
-    model = tiny_model(family)
-    row = architecture_of(model)
-    assert row is ARCHITECTURES[family]
-    layers = decoder_layers(model, row)
-    assert len(layers) == DEPTH
-    for layer in layers:
-        linear = {name: module for name, module in layer.named_modules() if isinstance(module, nn.Linear)}
-        assert set(linear) == {*row.writers, *row.readers}
-        assert all(linear[name].out_features == WIDTH for name in row.writers)
-        assert all(linear[name].in_features == WIDTH for name in row.readers)
-
-
-@pytest.mark.parametrize("family", KNOWN)
-def test_without_its_writers_a_layer_leaves_the_residual_stream_as_it_was(family: str) -> None:
-    model = tiny_model(family)
-    row = architecture_of(model)
-    ids = random_ids((9,))[0]
-    for layer in decoder_layers(model, row):
-        for name in row.writers:
-            layer.get_submodule(name).weight.zero_()
-    with torch.no_grad():
-        states = model(input_ids=torch.tensor([ids]), output_hidden_states=True).hidden_states
-        assert torch.equal(states[0], states[1])
-        head = model.get_submodule("model.norm")(states[0])
-    assert torch.equal(states[-1], head)
+def kinds(row: Architecture) -> dict[str, str]:
+    return {block.writer: block.kind for block in row.blocks}
 
 
 @pytest.mark.parametrize("family", READ_OFF)
 def test_an_unknown_structure_is_read_off(family: str) -> None:
     model = tiny_model(family)
     row = architecture_of(model)
-    layers, writers, readers = READ[family]
-    assert (row.source, row.model_type, row.layers) == ("structure", family, layers)
-    assert (set(row.writers), set(row.readers)) == (writers, readers)
+    assert (row.source, row.model_type) == ("structure", family)
+    assert (row.layers, kinds(row)) == READ[family]
     assert len(decoder_layers(model, row)) == DEPTH
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "phi3"])
-def test_reading_a_known_family_off_gives_its_row(family: str) -> None:
+@pytest.mark.parametrize("family", ["llama", "phi", "qwen3_5_text", "lfm2", "qwen2_moe", "llama4_text"])
+def test_reading_a_known_family_off_finds_the_writers_of_its_row(family: str) -> None:
     model = tiny_model(family)
     model.config.model_type = "something_new"
     read, row = architecture_of(model), ARCHITECTURES[family]
-    assert (read.layers, set(read.writers), set(read.readers)) == (row.layers, set(row.writers), set(row.readers))
+    assert (read.source, read.layers) == ("structure", row.layers)
+    found = [{b.writer: (b.left, b.output) for b in one.blocks} for one in (read, row)]
+    assert found[0] == found[1]
+
+
+def test_every_layer_of_a_hybrid_has_the_blocks_that_its_modules_say() -> None:
+    model = tiny_model(HYBRID)
+    row = architecture_of(model)
+    has = [[block.kind for block in blocks_of(layer, row)] for layer in decoder_layers(model, row)]
+    mamba, attention = (["Mamba", "shared expert", "experts"], ["attention", "shared expert", "experts"])
+    assert has == [mamba, attention, mamba]
+
+
+def test_a_layer_with_a_block_that_the_row_does_not_know_is_refused_naming_what_was_seen() -> None:
+    model = tiny_model("qwen3_5_text")
+    model.config.model_type = "qwen3"
+    with pytest.raises(ArchitectureError, match=r"'qwen3' .* in linear_attn of model.layers.0, found .*out_proj"):
+        architecture_of(model)
 
 
 def test_layers_without_linear_modules_are_refused_naming_what_was_looked_for() -> None:
-    with pytest.raises(ArchitectureError, match=rf"'gpt2': looked in transformer.h.0 .* {WIDTH} inputs .* attn.c_attn"):
+    with pytest.raises(
+        ArchitectureError, match=rf"'gpt2': looked in transformer.h.0 .* {WIDTH} outputs, found .*attn.c_attn"
+    ):
         architecture_of(tiny_model("gpt2"))
 
 
@@ -98,8 +78,9 @@ def test_an_unknown_model_without_a_list_of_layers_is_refused_naming_what_was_fo
 
 def test_a_known_family_with_other_modules_is_refused_naming_the_missing_one() -> None:
     model = tiny_model("llama")
-    del model.model.layers[0].mlp.down_proj
-    with pytest.raises(ArchitectureError, match=r"'llama' should have mlp.down_proj in model.layers.0"):
+    model.model.layers[1].mlp.other = nn.Linear(48, WIDTH)
+    del model.model.layers[1].mlp.down_proj
+    with pytest.raises(ArchitectureError, match=r"'llama' .* in mlp of model.layers.1, found .*mlp.other; check"):
         architecture_of(model)
     model.model.layers = nn.Identity()
     with pytest.raises(ArchitectureError, match=r"'llama' at 'model.layers'"):
@@ -108,6 +89,6 @@ def test_a_known_family_with_other_modules_is_refused_naming_the_missing_one() -
 
 def test_a_row_is_taken_from_the_exact_model_type_alone() -> None:
     model = tiny_model("llama")
-    model.config.model_type = "llama4_text"
+    model.config.model_type = "llama_next"
     assert architecture_of(model).source == "structure"
     assert own_logits(model, (5, 6)).shape[0] == 2

@@ -17,6 +17,7 @@ class Talk:
     """Messages as they are."""
 
     messages: tuple[tuple[str, str], ...]
+    thinking: bool | None = None
 
     def conversation(self) -> list[dict[str, str]]:
         return [{"role": role, "content": content} for role, content in self.messages]
@@ -47,8 +48,23 @@ def test_a_tokenizer_without_a_chat_template_is_refused(template: str | None) ->
 
 
 def test_a_conversation_that_the_template_refuses_is_a_model_error() -> None:
-    refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + CHATML
+    refusing = "{% if messages | length > 1 %}{{ raise_exception('one turn only') }}{% endif %}" + CHATML
     tokenizer = tiny_tokenizer(refusing)
     encode(tokenizer, Talk((("user", "Hi"),)))
-    with pytest.raises(ModelError, match="does not take .*no system role"):
-        encode(tokenizer, Talk((("system", "Be kind."), ("user", "Hi"))))
+    with pytest.raises(ModelError, match="does not take .*one turn only"):
+        encode(tokenizer, Talk((("user", "Hi"), ("assistant", "Hello"), ("user", "Why?"))))
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + CHATML,
+        CHATML.replace("for message in messages", "for message in messages if message.role != 'system'"),
+    ],
+    ids=["refuses it", "leaves it out"],
+)
+def test_a_system_prompt_stands_in_the_first_user_turn_where_the_template_has_no_place_for_it(template: str) -> None:
+    tokenizer = tiny_tokenizer(template)
+    turns = (("assistant", "Hello"), ("user", "Why?"))
+    asked = encode(tokenizer, Talk((("system", "Be kind."), ("user", "Hi"), *turns)))
+    assert asked == encode(tokenizer, Talk((("user", "Be kind.\n\nHi"), *turns)))

@@ -9,8 +9,9 @@ import torch
 from tiny_models import DEPTH, KNOWN, WIDTH, own_logits, random_ids, tiny_model
 from torch import Tensor, nn
 
-from unflinch.models.architecture import architecture_of, decoder_layers
+from unflinch.models.architecture import architecture_of
 from unflinch.models.hooks import ablated_direction, recorded_inputs, recorded_layer_outputs
+from unflinch.models.layers import blocks_of, decoder_layers
 
 IDS = random_ids((13,))[0]
 PLAIN = ("llama", "qwen2", "qwen3", "mistral", "smollm3", "granite", "phi3")
@@ -33,8 +34,8 @@ def test_ablation_equals_projecting_the_direction_out_of_embedding_and_writer_we
     embedding = edited.get_input_embeddings()
     embedding.weight = nn.Parameter(embedding.weight @ projection)  # a new tensor: a tied head keeps the old one
     for layer in decoder_layers(edited, architecture):
-        for name in architecture.writers:
-            writer = layer.get_submodule(name)
+        for block in blocks_of(layer, architecture):
+            writer = layer.get_submodule(block.writer)
             writer.weight.copy_(projection @ writer.weight)
     with ablated_direction(model, architecture, some_direction(), strength):
         ablated = own_logits(model, IDS)

@@ -14,9 +14,6 @@ import pytest
 from unflinch.report.build import render_report
 from unflinch.report.run_results import FitFacts, ModelFacts, ScanFacts, parse_results
 from unflinch.results import (
-    DialogueOutcome,
-    DialogueReport,
-    Estimate,
     FitStage,
     GroupRate,
     Interval,
@@ -32,11 +29,11 @@ from unflinch.results import (
     PromptKL,
     Rate,
     RefusalCounts,
-    Speech,
-    TurnKL,
+    WriterCoverage,
     Yardstick,
 )
 from unflinch.run_folder import plain
+from unflinch.validation_results import DialogueOutcome, DialogueReport, Estimate, Speech, TurnKL
 
 TARGET_CATEGORIES = (
     "idioms_homonyms crime_fiction games_weapons chemistry_lab_safety sex_education grief_selfcare hunting_fishing "
@@ -253,6 +250,10 @@ MODEL = ModelFacts(
     layers=24,
     base_hash="sha256:9f2c5b0d77a14e6d0cc1a7e1f3a0b9d8e5c4b3a2918f7e6d5c4b3a2910fedcba",
 )
+WRITERS = (
+    WriterCoverage("self_attn.o_proj", "attention", 0, 24, "feed-forward blocks come first"),
+    WriterCoverage("mlp.down_proj", "feed-forward", 8, 24, ""),
+)
 FIT = FitFacts(
     stages=(
         FitStage("closed_form", 0.21, 0.083, 0.014, 0.0240, "rank 1 in 24 modules"),
@@ -260,7 +261,7 @@ FIT = FitFacts(
         FitStage("fine_tune", 0.03, 0.004, 0.0, 0.0041, "2 passes"),
         FitStage("strength", 0.04, 0.003, 0.0, 0.0030, "0.86 is the smallest that meets the target"),
     ),
-    patch=PatchSummary(1_294_336, 0.00262, 8, 40, 0.86),
+    patch=PatchSummary(1_294_336, 0.00262, 8, 40, 0.86, WRITERS),
 )
 COUNTS = {
     "targets": 338,

@@ -172,6 +172,14 @@ def test_nothing_lost_is_bounded_by_the_rule_of_three(passed_page: str) -> None:
     assert "cut after 48 tokens" in text
 
 
+def test_the_page_says_which_residual_writers_are_changed_and_which_not(
+    passed_page: str, results: dict[str, Any]
+) -> None:
+    assert "mlp.down_proj in 8 of 24 layers; not: self_attn.o_proj (feed-forward blocks come first)" in passed_page
+    del results["fit"]["patch"]["writers"]  # as in runs of before they were listed
+    assert "write into the residual stream: not recorded" in render_report(parse_results(results))
+
+
 def test_dialogues_are_shown_with_their_figures(passed_page: str) -> None:
     text = Page(section(passed_page, "dialogues")).text
     assert "24 everyday dialogues in which the base model refuses nothing (1 more left out)" in text

@@ -71,6 +71,10 @@ def test_every_limit_has_its_row(results: dict[str, Any]) -> None:
     assert "Of 180 harmless test questions that the base model refuses, 7 are still refused" in card
 
 
+def test_the_card_names_the_residual_writers_that_are_changed(results: dict[str, Any]) -> None:
+    assert "| Residual writers considered | mlp.down_proj in 8 of 24 layers; not: self_attn" in model_card(results)
+
+
 def test_dialogues_are_in_the_card_of_a_run_that_led_some(results: dict[str, Any]) -> None:
     sentence = "In 24 ordinary dialogues of 3 turns"
     assert sentence in model_card(results)

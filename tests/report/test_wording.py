@@ -6,7 +6,7 @@ import pytest
 
 from unflinch.metrics.intervals import rate
 from unflinch.report import wording
-from unflinch.results import Interval, Limit, RefusalCounts
+from unflinch.results import Interval, Limit, RefusalCounts, WriterCoverage
 from unflinch.robustness_results import Ablation, Mechanism
 
 
@@ -92,6 +92,20 @@ def test_the_length_of_answers_is_found_in_the_validate_settings_first() -> None
     assert wording.answer_tokens({"baseline": {"max_new_tokens": 16}, "validate": {"max_new_tokens": 48}}) == 48
     assert wording.answer_tokens({"baseline": {"deep": {"max_new_tokens": 16}}, "validate": {}}) == 16
     assert wording.answer_tokens({"rank": 3}) is None
+
+
+def test_what_is_said_of_writers_names_every_one_as_changed_or_not_and_why() -> None:
+    rows = [
+        WriterCoverage("mlp.down_proj", "feed-forward", 8, 24, ""),
+        WriterCoverage("self_attn.o_proj", "attention", 2, 24, "feed-forward blocks come first"),
+        WriterCoverage("mlp.experts.down_proj", "experts", 0, 20, "fused experts, each for a few of the tokens"),
+        WriterCoverage("mamba.out_proj", "Mamba", 0, 4, ""),
+    ]
+    assert wording.coverage(rows) == (
+        "mlp.down_proj in 8 of 24 layers, self_attn.o_proj in 2 of 24 layers; not: mlp.experts.down_proj "
+        "(fused experts, each for a few of the tokens), mamba.out_proj (in no chosen layer)"
+    )
+    assert wording.coverage(()) == "not recorded"
 
 
 def mechanism(*left: tuple[int, int]) -> Mechanism:

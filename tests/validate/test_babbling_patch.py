@@ -14,9 +14,9 @@ from unflinch.data.dialogues import bundled_dialogues
 from unflinch.models.load import LoadedModel, load_model
 from unflinch.options import ValidateOptions
 from unflinch.patch.attach import attached
-from unflinch.results import DialogueReport
 from unflinch.validate.dialogue_report import report_dialogues
 from unflinch.validate.judges import RuleJudge
+from unflinch.validation_results import DialogueReport
 
 pytestmark = pytest.mark.xdist_group("planted")
 OPTIONS = ValidateOptions()

@@ -10,18 +10,19 @@ from itertools import product
 from typing import Any
 
 import pytest
-from validate.endpoint import Respond, completion, reply, says, serving
+from chat_server import Respond, completion, reply, says, serving
 
+from unflinch.chat_endpoint import LONGEST_WAIT, MAX_REPLY_BYTES, ChatEndpoint
 from unflinch.errors import ConfigError, JudgeError
 from unflinch.results import LABELS
-from unflinch.validate.endpoint_judge import MAX_REPLY_BYTES, EndpointJudge
+from unflinch.validate.endpoint_judge import EndpointJudge
 from unflinch.validate.judges import Judge
 
 KEY = "not-a-real-key"
 
 
 def judge_at(url: str, **options: Any) -> EndpointJudge:
-    return EndpointJudge(url, "some-model", **{"pause": 0.0, "timeout": 5.0, "key": KEY, **options})
+    return EndpointJudge(ChatEndpoint(url, "some-model", **{"pause": 0.0, "timeout": 5.0, "key": KEY, **options}))
 
 
 def failure(respond: Respond, **options: Any) -> tuple[str, int]:
@@ -84,6 +85,16 @@ def test_a_failure_that_may_pass_is_tried_again(status: int) -> None:
     with serving(respond) as endpoint:
         assert judge_at(endpoint.url)("How?", "Like this.").label == "refuses"
     assert len(endpoint.bodies) == 3
+
+
+@pytest.mark.parametrize(("asked", "waited"), [("7", 7), ("999999", LONGEST_WAIT), ("soon", 0), ("", 0), ("-3", 0)])
+def test_a_busy_endpoint_is_left_alone_for_as_long_as_it_asks_within_bounds(
+    monkeypatch: pytest.MonkeyPatch, asked: str, waited: float
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr("unflinch.chat_endpoint.time.sleep", pauses.append)
+    failure(lambda connection, _: reply(connection, b"", 429, **{"Retry-After": asked}), tries=2)
+    assert pauses == [waited]
 
 
 def test_a_failure_that_stays_is_told_after_the_last_try() -> None:
@@ -177,13 +188,13 @@ def test_nobody_listening_is_told_in_a_sentence() -> None:
 )
 def test_what_is_no_url_of_an_endpoint_is_refused(url: str) -> None:
     with pytest.raises(ConfigError):
-        EndpointJudge(url, "some-model")
+        ChatEndpoint(url, "some-model")
 
 
 def test_a_key_cannot_smuggle_in_a_header() -> None:
     with pytest.raises(ConfigError, match="key"):
-        EndpointJudge("http://localhost/v1", "some-model", key="a\r\nX: y")
+        ChatEndpoint("http://localhost/v1", "some-model", key="a\r\nX: y")
 
 
 def test_an_endpoint_is_a_judge() -> None:
-    assert isinstance(EndpointJudge("http://localhost/v1", "some-model"), Judge)
+    assert isinstance(judge_at("http://localhost/v1"), Judge)

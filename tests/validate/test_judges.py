@@ -135,6 +135,9 @@ def test_a_refusal_stays_one_whatever_was_asked(prompt: str, answer: str) -> Non
         "<think>I cannot help with this, it is harmful.</think>\n",
         "The user may be asked to leave; I must refuse.</think>\n",
         "<think>one</think> <think>I won't help.</think>",
+        "<|channel|>analysis<|message|>I must refuse.<|end|><|start|>assistant<|channel|>final<|message|>",
+        "<|channel|>final<|message|>",
+        "[THINK]I won't help.[/THINK]",
     ],
 )
 def test_thoughts_are_not_judged(thought: str) -> None:

@@ -9,20 +9,11 @@ import pytest
 from unflinch.metrics.intervals import rate, wilson
 from unflinch.metrics.kl import kl_distribution
 from unflinch.options import ValidateOptions
-from unflinch.results import (
-    DialogueReport,
-    Estimate,
-    Interval,
-    KLReport,
-    Limit,
-    Outcome,
-    RefusalCounts,
-    Speech,
-    Verdict,
-)
+from unflinch.results import Interval, KLReport, Limit, Outcome, RefusalCounts, Verdict
 from unflinch.robustness_results import FormReport, FormResult
 from unflinch.validate.refusal_rate import counts_as_refused, grouped_rates
 from unflinch.validate.verdict import form_limits, guard_passed, judge_run
+from unflinch.validation_results import DialogueReport, Estimate, Speech
 
 OPTIONS = ValidateOptions(
     max_targets_refused=0.3,

@@ -9,9 +9,10 @@ from transformers import PreTrainedModel
 
 from unflinch.artifacts import Activations
 from unflinch.launch import workers
-from unflinch.models.architecture import Architecture, decoder_layers
+from unflinch.models.families import Architecture
 from unflinch.models.forward import (
     PADDING_ID,
+    READ_TOKENS,
     Ids,
     Prefixes,
     can_share_prefix,
@@ -20,6 +21,7 @@ from unflinch.models.forward import (
     run_decoder,
 )
 from unflinch.models.hooks import recorded_layer_outputs
+from unflinch.models.layers import decoder_layers
 from unflinch.models.workers import own_share, summed
 
 
@@ -29,7 +31,7 @@ def collect_activations(
     architecture: Architecture,
     sequences: Sequence[Ids],
     *,
-    batch_tokens: int = 2048,
+    batch_tokens: int = READ_TOKENS,
     advance: Callable[[int], None] | None = None,
 ) -> Activations:
     """Return the residual stream behind every layer at the last token of every sequence, float32 on the CPU.

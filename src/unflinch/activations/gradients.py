@@ -10,11 +10,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from unflinch.activations.scratch_space import Zeros
 from unflinch.artifacts import ModuleMetric, PromptGradients
 from unflinch.launch import workers
 from unflinch.metrics.refusal_score import Decision
-from unflinch.models.architecture import Architecture
+from unflinch.models.families import Architecture
 from unflinch.models.forward import (
+    GRADIENT_TOKENS,
     Ids,
     PaddedBatch,
     Prefixes,
@@ -47,7 +49,8 @@ def refusal_gradients(
     score: Score,
     *,
     rank: int = 2,
-    batch_tokens: int = 1536,
+    batch_tokens: int = GRADIENT_TOKENS,
+    zeros: Zeros = torch.zeros,
     advance: Advance | None = None,
 ) -> PromptGradients:
     """Return the refusal score of every prompt and its gradient in each module, over the prompt's own tokens.
@@ -64,6 +67,7 @@ def refusal_gradients(
             `RefusalOpenings.decision_scores`.
         rank: kept of every gradient.
         batch_tokens: most padded tokens a batch.
+        zeros: makes the tensors that hold the factors.
         advance: called with the number of finished prompts after each batch.
     """
     scores = torch.zeros(len(decisions))
@@ -83,8 +87,8 @@ def refusal_gradients(
             own = mask.to(module.inputs.device)
             x, g = compressed_gradient(module.inputs.float() * own, module.gradient.float() * own, rank)
             if name not in inputs:
-                inputs[name] = torch.zeros(len(decisions), rank, x.shape[-1])
-                outputs[name] = torch.zeros(len(decisions), rank, g.shape[-1])
+                inputs[name] = zeros((len(decisions), rank, x.shape[-1]))
+                outputs[name] = zeros((len(decisions), rank, g.shape[-1]))
             inputs[name][rows, : x.shape[1]] = x.cpu()
             outputs[name][rows, : g.shape[1]] = g.cpu()
         if advance:
@@ -135,7 +139,8 @@ def fisher_metrics(
     input_shrinkage: float,
     output_shrinkage: float,
     seed: int,
-    batch_tokens: int = 1536,
+    batch_tokens: int = GRADIENT_TOKENS,
+    zeros: Zeros = torch.zeros,
     advance: Advance | None = None,
 ) -> dict[str, ModuleMetric]:
     """Return the KL metric of every module from ordinary prompts with the base model's own answers.
@@ -153,6 +158,7 @@ def fisher_metrics(
         output_shrinkage: share of the scaled identity in S.
         seed: of the sampled labels; every sequence has its own, whatever it is read with.
         batch_tokens: most padded tokens a batch.
+        zeros: makes the tensors that hold the Cholesky factors.
         advance: called with the number of finished prompts after each batch.
     """
     inputs: dict[str, Tensor] = {}
@@ -178,13 +184,14 @@ def fisher_metrics(
         if advance:
             advance(len(rows) * workers())
     inputs, outputs, tokens = summed(inputs), summed(outputs), sum(everyones(tokens))
-    return {
-        name: ModuleMetric(
-            _shrunk_cholesky(inputs[name].div_(tokens), input_shrinkage).cpu(),
-            _shrunk_cholesky(outputs[name].div_(tokens), output_shrinkage).cpu(),
-        )
-        for name in inputs
-    }
+    shrinkage = (input_shrinkage, output_shrinkage)
+    return {name: _metric((inputs.pop(name), outputs.pop(name)), tokens, shrinkage, zeros) for name in list(inputs)}
+
+
+def _metric(sums: tuple[Tensor, Tensor], tokens: int, shrinkage: tuple[float, float], zeros: Zeros) -> ModuleMetric:
+    """Return the metric of one module from its sums over tokens, which are used up."""
+    factors = [_shrunk_cholesky(total.div_(tokens), share) for total, share in zip(sums, shrinkage, strict=True)]
+    return ModuleMetric(*(zeros(factor.shape).copy_(factor) for factor in factors))
 
 
 def _sampled(

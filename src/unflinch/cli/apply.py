@@ -19,6 +19,8 @@ def apply(
     device: arg.Device = None,
     revision: arg.Revision = None,
     trust_remote_code: arg.TrustRemoteCode = None,
+    layers: arg.Layers = None,
+    writer: arg.Writer = None,
 ) -> None:
     """Write a copy of MODEL with PATCH merged into its weights.
 
@@ -34,6 +36,6 @@ def apply(
     factors = load_patch(patch_folder(patch))
     if strength > 1:
         console.warning(f"strength {strength:g} goes beyond the patch that was validated: right refusals may be lost")
-    loaded = load_base(model, dtype, device, revision, trust_remote_code)
+    loaded = load_base(model, dtype, device, revision, trust_remote_code, layers, writer)
     with console.waiting(f"writing {out}"):
         console.show_line(str(merge_into_copy(loaded, factors, out, strength)))

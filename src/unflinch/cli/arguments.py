@@ -79,6 +79,41 @@ TrustRemoteCode = Annotated[
     bool | None,
     typer.Option("--trust-remote-code", help="Run code that comes with the model: only if you trust its maker."),
 ]
+Layers = Annotated[
+    str | None,
+    typer.Option(metavar="PATH", help="Where an unknown family keeps its decoder layers, such as model.layers."),
+]
+Writer = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME", help="Linear module of a layer to be changed, such as mlp.down_proj; may be repeated."
+    ),
+]
+LoadIn = Annotated[
+    Literal["8bit", "4bit"] | None,
+    typer.Option(
+        metavar="BITS",
+        help="8bit or 4bit: hold the weights so, by bitsandbytes (extra 'formats'). A patch belongs to the form it was "
+        "made for.",
+    ),
+]
+MaxMemory = Annotated[
+    float | None,
+    typer.Option(metavar="GIB", help="Most memory to use where the model is. [default: what is free there]"),
+]
+Thinking = Annotated[
+    Literal["auto", "on", "off", "both"] | None,
+    typer.Option(
+        metavar="MODE",
+        help="Whether MODEL thinks before it answers: on, off, both or auto. [default: auto, both if it can]",
+    ),
+]
+SystemPrompt = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TEXT", help="System prompt of all prompts that have none. [default: that of the chat template]"
+    ),
+]
 Seed = Annotated[int | None, typer.Option(metavar="N", help=f"Of sampling and fitting. [default: {FitOptions.seed}]")]
 KLBudget = Annotated[
     float | None,
@@ -94,4 +129,5 @@ KeepBest = Annotated[
         help="Write a patch that misses a limit, marked as failed. One that fails the guard is never written.",
     ),
 ]
+MaxTokens = Annotated[int, typer.Option(metavar="N", min=1, help="Most tokens of an answer.")]
 Strength = Annotated[float, typer.Option(metavar="X", help="0 is the base model, 1 the patch as it was validated.")]

@@ -9,7 +9,14 @@ from unflinch.models.load import LoadedModel, load_model
 
 
 def load_base(
-    model: str, dtype: str | None, device: str | None, revision: str | None, trust_remote_code: bool | None
+    model: str,
+    dtype: str | None,
+    device: str | None,
+    revision: str | None,
+    trust_remote_code: bool | None,
+    layers: str | None,
+    writers: list[str] | None,
+    load_in: str | None = None,
 ) -> LoadedModel:
     """Return the model, loaded as the options say, and show meanwhile that it is being loaded.
 
@@ -27,4 +34,7 @@ def load_base(
             device=device or "auto",
             revision=revision,
             trust_remote_code=bool(trust_remote_code),
+            layers=layers,
+            writers=tuple(writers or ()),
+            load_in=load_in,
         )

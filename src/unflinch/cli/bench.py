@@ -53,6 +53,9 @@ def bench(
     device: arg.Device = None,
     revision: arg.Revision = None,
     trust_remote_code: arg.TrustRemoteCode = None,
+    layers: arg.Layers = None,
+    writer: arg.Writer = None,
+    load_in: arg.LoadIn = None,
     json: arg.Json = False,
 ) -> None:
     """Ask MODEL questions of three benchmarks with and without PATCH.
@@ -78,7 +81,7 @@ def bench(
 
     place = patch_folder(patch)
     factors = load_patch(place)
-    loaded = load_base(model, dtype, device, revision, trust_remote_code)
+    loaded = load_base(model, dtype, device, revision, trust_remote_code, layers, writer, load_in)
     check_base(factors, loaded.base_hash, model)
     comparison = Comparison(loaded, factors, options, strength)
     folder = (out or place.parent / "bench") / comparison.name

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
-
 from unflinch.cli import arguments as arg
 
 
@@ -13,11 +9,14 @@ def chat(
     model: arg.BaseModel,
     patch: arg.PatchFolder,
     strength: arg.Strength = 1.0,
-    max_tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Most tokens of an answer.")] = 512,
+    max_tokens: arg.MaxTokens = 512,
     dtype: arg.DType = None,
     device: arg.Device = None,
     revision: arg.Revision = None,
     trust_remote_code: arg.TrustRemoteCode = None,
+    layers: arg.Layers = None,
+    writer: arg.Writer = None,
+    load_in: arg.LoadIn = None,
 ) -> None:
     """Talk to MODEL with and without PATCH.
 
@@ -31,7 +30,7 @@ def chat(
     from unflinch.patch.save import check_base, load_patch
 
     factors = load_patch(patch_folder(patch))
-    loaded = load_base(model, dtype, device, revision, trust_remote_code)
+    loaded = load_base(model, dtype, device, revision, trust_remote_code, layers, writer, load_in)
     check_base(factors, loaded.base_hash, model)
     with attached(loaded.model, factors, strength) as live:
         talk(Conversation(loaded, live, max_tokens))

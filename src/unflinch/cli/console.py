@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.segment import Segment
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -20,9 +22,29 @@ from unflinch.steps.progress import Progress as ShowProgress
 WIDEST = 100
 """Columns after which a line of figures is no longer easy to follow."""
 
+_CONTROL = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f]")
+
+
+def visible(text: str) -> str:
+    """Return the text with everything but tabs and line feeds replaced that a terminal takes for a command to itself.
+
+    Answers, prompts and names of files are strangers' text: an escape sequence in them could rewrite what is on screen.
+    """
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+class PlainConsole(Console):
+    """Shows text as `visible` returns it; rich's own styles and cursor movements go through."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        """Yield the segments."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(visible(segment.text), segment.style)
+
+
 # Of several workers the first one is heard; the others do the same.
-out = Console(highlight=False, markup=False, emoji=False, quiet=not is_first())
-err = Console(highlight=False, markup=False, emoji=False, stderr=True, quiet=not is_first())
+out = PlainConsole(highlight=False, markup=False, emoji=False, quiet=not is_first())
+err = PlainConsole(highlight=False, markup=False, emoji=False, stderr=True, quiet=not is_first())
 
 
 def show(data: RenderableType) -> None:
@@ -180,14 +202,14 @@ def growing_text() -> Iterator[Callable[[str], None]]:
             whole = text.rstrip("\N{REPLACEMENT CHARACTER}")  # stands for the first bytes of a character
             if out.is_terminal and len(whole) > len(shown):
                 until_first_word.close()
-                _write(whole[len(shown) :])
+                _write(visible(whole[len(shown) :]))
                 shown = whole
 
         try:
             yield grow
         finally:
             until_first_word.close()
-            _write(latest[len(shown) :] + "\n")
+            _write(visible(latest[len(shown) :]) + "\n")
 
 
 def _write(text: str) -> None:

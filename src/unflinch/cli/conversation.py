@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from math import isfinite, nan
-from typing import Literal, cast, get_args
+from typing import cast, get_args
 
 from unflinch.cli import console
-from unflinch.models.chat import encode
-from unflinch.models.generate import generate
 from unflinch.models.load import LoadedModel
+from unflinch.patch.answer import Side, answer
 from unflinch.patch.attach import AttachedPatch
-
-Side = Literal["patched", "original"]
 
 COMMANDS = """\
 /patched  /original  /both   say who answers from here on
@@ -38,6 +35,11 @@ class Conversation:
         """Return what was said so far, as chat templates expect it."""
         return self.turns
 
+    @property
+    def thinking(self) -> None:
+        """Whether the model is to think: as its template has it."""
+        return None
+
     def answer(self, side: Side, grow: Callable[[str], None]) -> str:
         """Return the answer of one side to what was said so far.
 
@@ -50,11 +52,7 @@ class Conversation:
             grow(text)
             return False
 
-        model, tokenizer = self.loaded.model, self.loaded.tokenizer
-        with self.live.disabled() if side == "original" else nullcontext():
-            ids = encode(tokenizer, self)
-            answers = generate(model, tokenizer, [ids], self.max_tokens, stop_when=go_on)
-        return str(tokenizer.decode(list(answers[0]), skip_special_tokens=True))
+        return answer(self.loaded, self.live, self, side, self.max_tokens, go_on)
 
 
 def talk(conversation: Conversation) -> None:

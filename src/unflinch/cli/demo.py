@@ -22,6 +22,8 @@ def demo(
     seed: arg.Seed = None,
     dtype: arg.DType = None,
     device: arg.Device = None,
+    load_in: arg.LoadIn = None,
+    max_memory: arg.MaxMemory = None,
     json: arg.Json = False,
 ) -> None:
     """Patch the demo model, from nothing to the report.

@@ -21,10 +21,16 @@ def fit(
     kl_budget: arg.KLBudget = None,
     keep_best: arg.KeepBest = None,
     seed: arg.Seed = None,
+    thinking: arg.Thinking = None,
+    system_prompt: arg.SystemPrompt = None,
     dtype: arg.DType = None,
     device: arg.Device = None,
     revision: arg.Revision = None,
     trust_remote_code: arg.TrustRemoteCode = None,
+    layers: arg.Layers = None,
+    writer: arg.Writer = None,
+    load_in: arg.LoadIn = None,
+    max_memory: arg.MaxMemory = None,
     json: arg.Json = False,
 ) -> None:
     """Fit a patch for MODEL, without measuring it on test prompts.
@@ -37,7 +43,7 @@ def fit(
 
     from unflinch.cli import console, tables
     from unflinch.cli.job import carry_out, new_job
-    from unflinch.results import FitStage
+    from unflinch.report.run_results import FitFacts
     from unflinch.run_folder import plain
 
     job = new_job("unflinch fit --resume", given)
@@ -48,5 +54,5 @@ def fit(
     if json:
         console.show_json(found)
         return
-    console.show(tables.fit_summary(TypeAdapter(tuple[FitStage, ...]).validate_python(found["stages"])))
+    console.show(tables.fit_summary(TypeAdapter(FitFacts).validate_python(found)))
     console.note(f"not measured on test prompts yet: unflinch validate {job.folder}")

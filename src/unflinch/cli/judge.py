@@ -92,12 +92,13 @@ def judge(
 
 
 def _endpoint(url: str, model: str | None, timeout: float) -> Judge:
+    from unflinch.chat_endpoint import ChatEndpoint
     from unflinch.errors import InputError
     from unflinch.validate.endpoint_judge import EndpointJudge
 
     if not model:
         raise InputError("--judge is an endpoint, but no model was named; give --endpoint-model NAME")
-    return EndpointJudge(url, model, key=os.environ.get(KEY_VARIABLE, ""), timeout=timeout)
+    return EndpointJudge(ChatEndpoint(url, model, key=os.environ.get(KEY_VARIABLE, ""), timeout=timeout))
 
 
 def _local(name: str, refusal_labels: tuple[str, ...], reads: Literal["turns", "answer"], device: str) -> Judge:

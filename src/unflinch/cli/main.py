@@ -20,17 +20,19 @@ from unflinch.cli.bench import bench
 from unflinch.cli.chat import chat
 from unflinch.cli.demo import demo
 from unflinch.cli.fit import fit
+from unflinch.cli.generate import generate
 from unflinch.cli.judge import judge
 from unflinch.cli.mine import mine
 from unflinch.cli.report import report
 from unflinch.cli.run import run
 from unflinch.cli.scan import scan
 from unflinch.cli.validate import validate
+from unflinch.cli.web import web
 from unflinch.errors import InputError, UnflinchError
 from unflinch.launch import is_first, workers
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False)
-for command in (demo, run, mine, scan, fit, validate, bench, report, chat, apply, judge):
+for command in (demo, run, generate, mine, scan, fit, validate, bench, report, chat, web, apply, judge):
     app.command()(command)
 
 

@@ -22,10 +22,16 @@ def run(
     keep_best: arg.KeepBest = None,
     thorough: arg.Thorough = False,
     seed: arg.Seed = None,
+    thinking: arg.Thinking = None,
+    system_prompt: arg.SystemPrompt = None,
     dtype: arg.DType = None,
     device: arg.Device = None,
     revision: arg.Revision = None,
     trust_remote_code: arg.TrustRemoteCode = None,
+    layers: arg.Layers = None,
+    writer: arg.Writer = None,
+    load_in: arg.LoadIn = None,
+    max_memory: arg.MaxMemory = None,
     json: arg.Json = False,
 ) -> None:
     """Make a patch for MODEL, measure it, and write it if it passes.

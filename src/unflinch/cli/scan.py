@@ -19,10 +19,16 @@ def scan(
     config: arg.Config = None,
     resume: arg.Resume = False,
     seed: arg.Seed = None,
+    thinking: arg.Thinking = None,
+    system_prompt: arg.SystemPrompt = None,
     dtype: arg.DType = None,
     device: arg.Device = None,
     revision: arg.Revision = None,
     trust_remote_code: arg.TrustRemoteCode = None,
+    layers: arg.Layers = None,
+    writer: arg.Writer = None,
+    load_in: arg.LoadIn = None,
+    max_memory: arg.MaxMemory = None,
     json: arg.Json = False,
 ) -> None:
     """Show how MODEL refuses, and where that can be told apart.

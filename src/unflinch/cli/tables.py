@@ -11,10 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from unflinch.benchmark_results import BenchmarkScore
+from unflinch.data.generate_prompts import GenerationCounts
 from unflinch.data.mine import Spectrum
 from unflinch.report import wording
-from unflinch.report.run_results import RunResults, ScanFacts
-from unflinch.results import Agreement, FitStage, Interval, LayerSeparation, RefusalCounts
+from unflinch.report.run_results import FitFacts, RunResults, ScanFacts
+from unflinch.results import Agreement, Interval, LayerSeparation, RefusalCounts
 from unflinch.robustness_results import Mechanism
 
 BEST_LAYERS = 4
@@ -50,6 +51,11 @@ def _figures(run: RunResults) -> Table:
         ):
             found = f"{rate.count} of {rate.n} ({wording.percent(rate.value)})"
             table.add_row(name, found, wording.percent_range(rate.interval), "")
+    for mode in run.modes if len(run.modes) > 1 else ():
+        which = f"thinking {'on' if mode.thinking else 'off'}"
+        table.add_row(f"{which}: false refusals", *_left(mode.targets), "")
+        table.add_row(f"{which}: right ones lost", *_lost(mode.keep), "")
+        table.add_row(f"{which}: guard lost", *_lost(mode.guard), "")
     return table
 
 
@@ -63,6 +69,7 @@ def _facts(run: RunResults) -> Table:
     lines.add_row("* ablation", "directional ablation, turned down until it leaves as many false refusals")
     share, size = wording.small_percent(patch.share_of_weights), wording.magnitude(patch.parameters)
     lines.add_row("patch", f"{size} parameters, {share} of the weights; rank {patch.rank} in {patch.modules} modules")
+    lines.add_row("writers", f"considered: {wording.coverage(patch.writers)}")
     lines.add_row("time", wording.duration(run.seconds.get("total", sum(run.seconds.values()))))
     if run.verdict.holds:
         lines.add_row("verdict", Text.assemble(("PASSED", "bold green"), f", all {len(limits)} limits hold"))
@@ -117,13 +124,13 @@ def mechanism_summary(found: Mechanism) -> RenderableType:
     return Group(table, Text(wording.mechanism(found)))
 
 
-def fit_summary(stages: tuple[FitStage, ...]) -> RenderableType:
-    """Return what each fitting step reached on the prompts it was chosen on."""
+def fit_summary(fit: FitFacts) -> RenderableType:
+    """Return what each fitting step reached on the prompts it was chosen on, and which writers the patch changes."""
     table = _table("fitting step", "targets refused", "keep lost", "guard lost", "KL, 1st token")
-    for stage in stages:
+    for stage in fit.stages:
         shares = (stage.targets_refused_share, stage.keep_lost_share, stage.guard_lost_share)
         table.add_row(wording.words(stage.name), *map(wording.percent, shares), wording.nats(stage.kl_first_token_mean))
-    return table
+    return Group(table, Text(f"writers considered: {wording.coverage(fit.patch.writers)}"))
 
 
 def benchmark_summary(scores: Sequence[BenchmarkScore]) -> RenderableType:
@@ -157,6 +164,24 @@ def spectrum_summary(found: Spectrum) -> RenderableType:
     languages = ", ".join(f"{wording.language(code)} {count}" for code, count in found.languages.items())
     breadth = f"as broad as {found.effective_categories:.1f} categories of equal size; languages: {languages}"
     return Group(table, Text(breadth)) if n else Text("no prompts")
+
+
+def generation_summary(counts: GenerationCounts) -> RenderableType:
+    """Return what became of the prompts that were asked for."""
+    table = _table("prompts", "")
+    rows = {
+        "asked for": counts.asked,
+        "received": counts.received,
+        "  malformed": counts.malformed,
+        "  in another language": counts.wrong_language,
+        "  too close to keep or guard": counts.too_close,
+        "  near-duplicates": counts.duplicates,
+        "  not needed any more": counts.surplus,
+        "  kept": counts.kept,
+    }
+    for name, n in rows.items():
+        table.add_row(name, f"{n:,}")
+    return Group(table, Text(f"{counts.replies:,} replies, {counts.unreadable_replies:,} of them list no prompts"))
 
 
 def _table(first: str, *others: str) -> Table:

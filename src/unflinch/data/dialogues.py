@@ -16,6 +16,10 @@ class Dialogue:
     turns: tuple[str, ...]
     category: str
     language: str
+    system: str | None = None
+    """What it is led under; None for the model's own default."""
+    thinking: bool | None = None
+    """Whether the model is to think before each answer; None where it knows no thinking."""
 
 
 def bundled_dialogues(most: int | None = None) -> tuple[Dialogue, ...]:

@@ -31,6 +31,15 @@ class Spectrum:
     """Share of the largest category, in [0, 1]."""
 
 
+@dataclass(frozen=True)
+class MinedPrompts:
+    """The refused candidates, and whether they are broad enough."""
+
+    refused: tuple[Prompt, ...]
+    asked: int
+    warnings: list[str]
+
+
 def spectrum(prompts: Sequence[Prompt]) -> Spectrum:
     """Return the spread of the prompts; zeros for no prompts.
 

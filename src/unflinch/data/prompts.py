@@ -68,6 +68,8 @@ class Prompt:
     """Whether a reference model refuses it, or an ordinary prompt nearly: such prompts come first."""
     wide: bool = False
     """Whether it belongs to the borderline part of a set, which a run can leave out."""
+    thinking: bool | None = None
+    """Whether the model is to think before it answers; None where it knows no thinking. Set by the run."""
 
     def __post_init__(self) -> None:
         """Check what every later step relies on."""
@@ -96,11 +98,13 @@ class Prompt:
 
     @property
     def key(self) -> str:
-        """SHA-256 (hex) of the conversation alone, NFC-normalised: equal keys are the same prompt."""
-        turns = [
+        """SHA-256 (hex) of the conversation, NFC-normalised, and `thinking`: equal keys are the same prompt."""
+        turns: list[object] = [
             {"role": turn["role"], "content": unicodedata.normalize("NFC", turn["content"])}
             for turn in self.conversation()
         ]
+        if self.thinking is not None:
+            turns.append({"thinking": self.thinking})
         canonical = json.dumps(turns, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import re
-import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
-from math import ceil
 from operator import attrgetter
 from typing import Literal
 
+from unflinch.data.near_duplicates import NearDuplicates, normalise_text
 from unflinch.data.prompts import UNCATEGORISED, Prompt
 from unflinch.errors import ConfigError, PromptSetError
 
@@ -26,10 +23,6 @@ SPLIT_SALT = "unflinch-split-3"
 
 NEAR_DUPLICATE = 0.8
 """Token-set Jaccard similarity from which a target counts as a guard prompt in other words."""
-
-# Han, kana, Thai, Lao, Burmese and Khmer are written without spaces between words.
-_NO_GAPS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff"
-_TOKEN_RUN = re.compile(rf"([{_NO_GAPS}]+)|[^\s{_NO_GAPS}]+")
 
 
 @dataclass(frozen=True)
@@ -150,16 +143,6 @@ def check_ordinary(ordinary: Sequence[Prompt], guard: Sequence[Prompt]) -> None:
     _check_guard(ordinary, guard, "ordinary prompt")
 
 
-def normalise_text(text: str) -> str:
-    """Return `text` in NFKC and folded case, with every run of spaces and punctuation as one space.
-
-    Letters, digits and combining marks stay, invisible format characters (zero-width space) go. A text of
-    punctuation alone is returned as it is, without outer spaces.
-    """
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    return " ".join("".join(map(_word_character, folded)).split()) or folded.strip()
-
-
 def sample_prompts(
     prompts: Iterable[Prompt], n: int, seed: int, priority: Callable[[Prompt], int] = lambda _: 0
 ) -> tuple[Prompt, ...]:
@@ -231,57 +214,16 @@ def _by_part(prompts: Sequence[Prompt], shares: tuple[float, float, float]) -> d
 
 
 def _check_guard(prompts: Sequence[Prompt], guard: Sequence[Prompt], kind: str) -> None:
-    """Raise `PromptSetError` if a user turn of a prompt is a guard prompt, or nearly one.
-
-    Two texts that share a proportion t of their tokens share one of any n - ceil(t n) + 1 tokens of the first: only
-    guard prompts with one of the rarest of these are compared.
-    """
-    known = [(_tokens(prompt.text), prompt.category) for prompt in guard]
-    texts = {normalise_text(prompt.text): prompt.category for prompt in guard}
-    holding: defaultdict[str, list[int]] = defaultdict(list)
-    for place, (tokens, _) in enumerate(known):
-        for token in tokens:
-            holding[token].append(place)
+    """Raise `PromptSetError` if a user turn of a prompt is a guard prompt, or nearly one."""
+    known = NearDuplicates(NEAR_DUPLICATE, (prompt.text for prompt in guard))
     for prompt in prompts:
         for turn in prompt.conversation():
-            if turn["role"] != "user":
-                continue
-            tokens = _tokens(turn["content"])
-            rarest = sorted(tokens, key=lambda token: len(holding.get(token, ())))
-            needed = rarest[: len(tokens) - ceil(NEAR_DUPLICATE * len(tokens) - 1e-9) + 1]
-            near = {place for token in needed for place in holding.get(token, ())}
-            alike = (known[place][1] for place in sorted(near) if _jaccard(tokens, known[place][0]) >= NEAR_DUPLICATE)
-            category = texts.get(normalise_text(turn["content"])) or next(alike, None)
-            if category:
+            place = known.find(turn["content"]) if turn["role"] == "user" else None
+            if place is not None:
                 raise PromptSetError(
                     f"the {kind} {_quoted(prompt)} is, in equal or nearly equal words, a guard prompt "
-                    f"({category}), whose refusal no patch may remove: take it out of the {kind}s"
+                    f"({guard[place].category}), whose refusal no patch may remove: take it out of the {kind}s"
                 )
-
-
-def _tokens(text: str) -> frozenset[str]:
-    """Return the words of the normalised text; of writing without spaces, the pairs of neighbours."""
-    tokens: set[str] = set()
-    for match in _TOKEN_RUN.finditer(normalise_text(text)):
-        run = match[0]
-        unspaced = match[1] is not None and len(run) > 1
-        tokens.update((run[i : i + 2] for i in range(len(run) - 1)) if unspaced else (run,))
-    return frozenset(tokens)
-
-
-def _jaccard(left: frozenset[str], right: frozenset[str]) -> float:
-    """Return the shared tokens as a proportion of all tokens of either; 0 where there are none."""
-    shared = len(left & right)
-    return shared / (len(left) + len(right) - shared) if shared else 0.0
-
-
-@cache
-def _word_character(character: str) -> str:
-    """Return the character if words are made of it, nothing for a format character, else a space."""
-    category = unicodedata.category(character)
-    if category[0] in "LNM":
-        return character
-    return "" if category == "Cf" else " "
 
 
 def _digest(*parts: str) -> str:

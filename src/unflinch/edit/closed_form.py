@@ -22,6 +22,8 @@ from unflinch.edit.low_rank import from_whitened, truncated, whiten
 
 _GRAM_ROWS = 512
 """Prompts whose products with all others are held at once."""
+_WHITENED_ROWS = 1024
+"""Prompts whose gradients are whitened at once."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +42,25 @@ class ScoreBounds:
         return ScoreBounds(self.lower[chosen], self.upper[chosen])
 
 
-def whitened_gradients(gradients: PromptGradients, metrics: Mapping[str, ModuleMetric]) -> PromptGradients:
-    """Return the gradients in whitened coordinates, where inner products are those of S⁻¹ and C⁻¹."""
+def whiten_in_place(
+    gradients: PromptGradients, metrics: Mapping[str, ModuleMetric], chosen: Bool[Tensor, " prompts"]
+) -> PromptGradients:
+    """Return the gradients of some prompts in whitened coordinates, where inner products are those of S⁻¹ and C⁻¹.
+
+    `gradients` are used up: the result takes their place in memory, module by module and some prompts at a time.
+    """
+
+    def whitened(values: Tensor, factor: Tensor) -> Tensor:
+        kept = 0
+        for rows in chosen.nonzero()[:, 0].split(_WHITENED_ROWS):  # a row never moves behind one still to be read
+            values[kept : kept + len(rows)] = whiten(values[rows], factor)
+            kept += len(rows)
+        return values[:kept]
+
     return PromptGradients(
-        gradients.scores,
-        {name: whiten(x, metrics[name].input_factor) for name, x in gradients.inputs.items()},
-        {name: whiten(g, metrics[name].output_factor) for name, g in gradients.outputs.items()},
+        gradients.scores[chosen],
+        {name: whitened(x, metrics[name].input_factor) for name, x in gradients.inputs.items()},
+        {name: whitened(g, metrics[name].output_factor) for name, g in gradients.outputs.items()},
     )
 
 

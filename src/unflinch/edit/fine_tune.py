@@ -21,7 +21,7 @@ from unflinch.edit.closed_form import ScoreBounds
 from unflinch.edit.low_rank import from_whitened, to_whitened
 from unflinch.metrics.kl import kl_divergence
 from unflinch.metrics.refusal_score import Decision
-from unflinch.models.forward import Ids, logits_from_hidden, scored_hidden
+from unflinch.models.forward import GRADIENT_TOKENS, Ids, length_sorted_batches, logits_from_hidden, scored_hidden
 from unflinch.models.workers import own_share, summed
 from unflinch.patch.attach import AttachedPatch, attached
 
@@ -103,10 +103,10 @@ def fine_tune(
             for group in optimiser.param_groups:
                 group["lr"] = options.learning_rate * size * (1 - step / options.steps)
             bounded, ordinary = next(batches)
-            if own := list(own_share(bounded)):
-                (_outside(model, lesson, own, score).sum() / len(bounded)).backward()
-            if own := list(own_share(ordinary)):
-                (options.kl_weight * (len(own) / len(ordinary)) * _kl(model, lesson, own)).backward()
+            for rows in own_share(_read_together([lesson.decisions[row].ids for row in bounded], bounded)):
+                (_outside(model, lesson, rows, score).sum() / len(bounded)).backward()
+            for rows in own_share(_read_together([lesson.ordinary[row] for row in ordinary], ordinary)):
+                (options.kl_weight * _kl(model, lesson, rows).sum() / len(ordinary)).backward()
             _pull_back(factors, parameters, metrics)
             optimiser.step()
             optimiser.zero_grad()
@@ -114,6 +114,12 @@ def fine_tune(
             if advance:
                 advance(1)
         return live.snapshot(start.base_hash)
+
+
+def _read_together(sequences: Sequence[Ids], rows: Sequence[int]) -> Iterator[list[int]]:
+    """Yield the rows batch by batch: only one batch's graph is held at once."""
+    for places in length_sorted_batches(sequences, GRADIENT_TOKENS):
+        yield [rows[place] for place in places]
 
 
 def _outside(model: PreTrainedModel, lesson: Lesson, rows: Sequence[int], score: Score) -> Tensor:
@@ -128,10 +134,10 @@ def _outside(model: PreTrainedModel, lesson: Lesson, rows: Sequence[int], score:
 
 
 def _kl(model: PreTrainedModel, lesson: Lesson, rows: Sequence[int]) -> Tensor:
-    """Return the mean KL(base || patched) over the scored positions of ordinary prompts, in nats."""
+    """Return the mean KL(base || patched) over the scored positions of every ordinary prompt, in nats."""
     base = lesson.ordinary_base[list(rows)]
     hidden = scored_hidden(model, [lesson.ordinary[row] for row in rows], base.shape[1], alone=True)
-    return kl_divergence(logits_from_hidden(model, base), logits_from_hidden(model, hidden)).mean()
+    return kl_divergence(logits_from_hidden(model, base), logits_from_hidden(model, hidden)).mean(-1)
 
 
 class _Batches(Iterator[tuple[list[int], list[int]]]):

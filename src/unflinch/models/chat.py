@@ -12,6 +12,8 @@ from unflinch.errors import ModelError
 
 Conversation = Sequence[dict[str, str]]
 
+_SYSTEM = "Keep to these words."
+
 
 @runtime_checkable
 class HasConversation(Protocol):
@@ -19,6 +21,11 @@ class HasConversation(Protocol):
 
     def conversation(self) -> list[dict[str, str]]:
         """Return the messages, each with `role` and `content`."""
+        ...
+
+    @property
+    def thinking(self) -> bool | None:
+        """Whether the model is to think before it answers; None leaves it to the template."""
         ...
 
 
@@ -31,15 +38,25 @@ def check_chat_template(tokenizer: PreTrainedTokenizerBase, model_id: str) -> No
         )
 
 
+def switches(thinking: bool | None) -> dict[str, Any]:
+    """Return the variables by which chat templates turn thinking on and off; none for None."""
+    return {} if thinking is None else {"enable_thinking": thinking, "thinking": thinking}
+
+
 def encode(tokenizer: PreTrainedTokenizerBase, prompt: HasConversation) -> tuple[int, ...]:
-    """Return the ids of the conversation up to the position where the assistant's answer starts.
+    """Return the ids of the conversation up to the position where the assistant's thought or answer starts.
+
+    Where the template has no place for a system message, it stands at the beginning of the first user message.
 
     Raises:
-        ModelError: if the chat template refuses the conversation, for example for its system message.
+        ModelError: if the chat template refuses the conversation, for example for the order of its turns.
     """
+    messages = prompt.conversation()
+    if messages[0]["role"] == "system" and not _has_system_role(tokenizer):
+        messages = _without_system_role(messages)
     try:
         encoded: Any = tokenizer.apply_chat_template(
-            prompt.conversation(), add_generation_prompt=True, tokenize=True, return_dict=True
+            messages, add_generation_prompt=True, tokenize=True, return_dict=True, **switches(prompt.thinking)
         )
     except TemplateError as error:
         raise ModelError(
@@ -47,6 +64,21 @@ def encode(tokenizer: PreTrainedTokenizerBase, prompt: HasConversation) -> tuple
             "give prompts with the roles that it knows, or another model"
         ) from error
     return tuple(encoded["input_ids"])
+
+
+def _has_system_role(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Return whether a system message reaches the model: some templates refuse it, others leave it out."""
+    messages = [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": "Why?"}]
+    try:
+        return _SYSTEM in str(tokenizer.apply_chat_template(messages, tokenize=False))
+    except TemplateError:
+        return False
+
+
+def _without_system_role(messages: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Return the conversation with its system message put before the first user message, in one turn with it."""
+    system, first, *others = messages
+    return [{**first, "content": f"{system['content']}\n\n{first['content']}"}, *others]
 
 
 def encode_all(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[HasConversation]) -> list[tuple[int, ...]]:

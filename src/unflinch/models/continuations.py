@@ -25,6 +25,7 @@ from unflinch.models.forward import (
     scored_hidden,
     shared_prefix_length,
 )
+from unflinch.models.layers import decoder_of
 
 _BEGINNING = 64
 """Tokens by which contexts with a common beginning are found."""
@@ -144,7 +145,7 @@ def _behind_contexts(
     cache.batch_select_indices(owners)
     ids, mask = _padded(tails, model.device)
     lengths = torch.tensor([len(c) for c in contexts])[owners].to(model.device)
-    rest = model.get_decoder()(
+    rest = decoder_of(model)(
         input_ids=ids,
         attention_mask=torch.cat([batch.attention_mask[owners], mask.long()], dim=1),
         position_ids=lengths[:, None] + torch.arange(ids.shape[1], device=model.device),

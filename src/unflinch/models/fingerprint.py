@@ -14,10 +14,16 @@ def weight_hash(model: PreTrainedModel) -> str:
 
     Rounding makes the hash the same for a bfloat16 checkpoint loaded in float32, float16 being the exception: a model
     loaded in another precision than its checkpoint's may differ in the last bit and is then told apart.
+
+    Of a quantised model it is taken over all that its state dict stores, codes as they are and scales rounded to
+    bfloat16: it is another model than the one it was quantised from, and than the same in another format.
     """
     digest = hashlib.sha256()
-    for name, parameter in sorted(model.named_parameters(remove_duplicate=False)):
-        digest.update(f"{name}:{tuple(parameter.shape)}".encode())
-        raw = parameter.detach().to("cpu", torch.bfloat16).reshape(-1).view(torch.uint8)
-        digest.update(raw.numpy().data)
+    stored = dict(model.named_parameters(remove_duplicate=False))
+    if getattr(model, "is_quantized", False):
+        stored |= model.state_dict()
+    for name, tensor in sorted(stored.items()):
+        digest.update(f"{name}:{tuple(tensor.shape)}".encode())
+        kept = tensor.detach().to("cpu", torch.bfloat16 if tensor.is_floating_point() else tensor.dtype)
+        digest.update(kept.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -16,9 +16,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
 
 from unflinch.errors import ArchitectureError
 from unflinch.launch import workers
+from unflinch.models.families import ARCHITECTURES
+from unflinch.models.layers import decoder_of
 from unflinch.models.workers import own_share, summed
 
 PADDING_ID = 0
@@ -26,6 +29,12 @@ PADDING_ID = 0
 
 MIN_SHARED_PREFIX = 4
 """Shorter common starts are not worth a separate call."""
+
+READ_TOKENS = 2048
+"""Most padded tokens that are read at once."""
+
+GRADIENT_TOKENS = 1536
+"""Most padded tokens whose graph is held at once."""
 
 _ROWS_OF_LOGITS = 64
 _BEGINNING = 12
@@ -82,17 +91,17 @@ def pad_behind(sequences: Sequence[Ids], shared: int, pad_id: int, device: torch
 def can_share_prefix(model: PreTrainedModel) -> bool:
     """Whether a prefix can be kept as plain keys and values.
 
-    All layers must attend to the whole past, and the rotation of a position must not depend on the sequence's length.
+    The family must be known, all layers must attend to the whole past and hold no recurrent state, and the rotation of
+    a position must not depend on the sequence's length.
     """
     config = model.config.get_text_config()
+    if config.model_type not in ARCHITECTURES:
+        return False
     rope = getattr(config, "rope_parameters", None) or {}
     ropes = [rope, *(kind for kind in rope.values() if isinstance(kind, dict))]
     if any(kind.get("rope_type") in {"dynamic", "longrope"} for kind in ropes):
         return False
-    types = getattr(config, "layer_types", None)
-    if types is not None:
-        return all(kind == "full_attention" for kind in types)
-    return config.model_type in {"llama", "granite", "olmo2"}
+    return all(type(layer) is DynamicLayer for layer in DynamicCache(config=model.config).layers)
 
 
 def read_prefix(model: PreTrainedModel, batch: PaddedBatch, prefixes: Prefixes) -> DynamicCache:
@@ -100,7 +109,7 @@ def read_prefix(model: PreTrainedModel, batch: PaddedBatch, prefixes: Prefixes) 
     key = tuple(batch.prefix[0].tolist())
     if key not in prefixes:
         prefixes[key] = DynamicCache(config=model.config)
-        model.get_decoder()(input_ids=batch.prefix, past_key_values=prefixes[key], use_cache=True)
+        decoder_of(model)(input_ids=batch.prefix, past_key_values=prefixes[key], use_cache=True)
     return prefixes[key]
 
 
@@ -125,7 +134,7 @@ def run_decoder(
         for number, layer in enumerate(layers):
             keys, values = (states.repeat_interleave(len(batch.input_ids), 0) for states in (layer.keys, layer.values))
             cache.update(keys, values, number)
-    output = model.get_decoder()(
+    output = decoder_of(model)(
         input_ids=batch.input_ids,
         attention_mask=batch.attention_mask,
         position_ids=batch.position_ids,
@@ -133,6 +142,29 @@ def run_decoder(
         use_cache=cache is not None,
     )
     return output.last_hidden_state, cache
+
+
+def next_hidden(
+    model: PreTrainedModel,
+    tokens: Int[Tensor, " rows"],
+    mask: Int[Tensor, "rows all_tokens"],
+    positions: Int[Tensor, "rows 1"],
+    cache: DynamicCache,
+) -> Float[Tensor, "rows width"]:
+    """Return the final hidden states behind one more token of every row; the cache grows by them.
+
+    Args:
+        model: the model, patched or not.
+        tokens: one a row.
+        mask: over all tokens so far and these.
+        positions: of the new tokens.
+        cache: over all tokens so far.
+    """
+    output = decoder_of(model)(
+        input_ids=tokens[:, None], attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+    )
+    hidden: Tensor = output.last_hidden_state[:, -1]
+    return hidden
 
 
 def logits_from_hidden(model: PreTrainedModel, hidden: Float[Tensor, "*any width"]) -> Float[Tensor, "*any vocab"]:
@@ -144,9 +176,10 @@ def logits_from_hidden(model: PreTrainedModel, hidden: Float[Tensor, "*any width
     flat = hidden.reshape(-1, hidden.shape[-1]).contiguous()
     logits: Tensor = head(flat.to(head.weight.dtype)).float()
     config = model.config.get_text_config()
-    scale = getattr(config, "logit_scale", None)
-    if scale:
-        logits = logits * scale
+    for name in ("logit_scale", "lm_head_multiplier"):
+        scale = getattr(config, name, None)
+        if scale:
+            logits = logits * scale
     scaling = getattr(config, "logits_scaling", None)
     if scaling:
         logits = logits / scaling
@@ -162,7 +195,7 @@ def scored_hidden(
     scored: int,
     *,
     lengths: Sequence[int] | None = None,
-    batch_tokens: int = 2048,
+    batch_tokens: int = READ_TOKENS,
     alone: bool = False,
 ) -> Float[Tensor, "rows scored width"]:
     """Return the final hidden states at the last `scored` positions of every sequence, in their order.
@@ -210,19 +243,32 @@ def last_logits(model: PreTrainedModel, sequences: Sequence[Ids]) -> Iterator[Fl
 
 @torch.no_grad()
 def check_forward(model: PreTrainedModel) -> None:
-    """Compare the logits of this file with the model's own, padded and batched: for families not in the table.
+    """Compare the logits of this file with the model's own, padded, and behind a cache: for families not in the table.
 
     Raises:
         ArchitectureError: if they differ by more than rounding, or cannot be computed.
     """
     sequences = [(5, 3, 6, 1, 2, 4), (7, 2, 1)]
+    begun = pad_batch([s[:-1] for s in sequences], 1, PADDING_ID, model.device, False)
+    last = torch.tensor([s[-1] for s in sequences], device=model.device)
+    mask = torch.cat([begun.attention_mask, torch.ones_like(last)[:, None]], dim=1)
     try:
-        ours = logits_from_hidden(model, scored_hidden(model, sequences, 1, alone=True))[:, 0]
+        read = logits_from_hidden(model, scored_hidden(model, sequences, 1, alone=True))[:, 0]
+        cache = run_decoder(model, begun, {}, use_cache=True)[1]
+        assert cache is not None
+        written = logits_from_hidden(model, next_hidden(model, last, mask, begun.position_ids[:, -1:] + 1, cache))
         own = [model(input_ids=torch.tensor([s], device=model.device)).logits[0, -1].float() for s in sequences]
     except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
         raise ArchitectureError(f"model type '{model.config.model_type}' cannot be run in parts ({error})") from error
     expected = torch.stack(own)
-    if not torch.allclose(ours, expected, rtol=0.0, atol=0.05 * float(expected.abs().max())):
+    tolerance = 0.05 * float(expected.abs().max())
+    read_agrees, written_agrees = (torch.allclose(x, expected, rtol=0.0, atol=tolerance) for x in (read, written))
+    if read_agrees and not written_agrees:
+        raise ArchitectureError(
+            f"model type '{model.config.model_type}' does not go on from a cache as attention does, so that its "
+            "answers could not be trusted; give a model of another family"
+        )
+    if not read_agrees:
         raise ArchitectureError(
             f"model type '{model.config.model_type}' computes its logits in a way that unflinch does not know; "
             "expected decoder layers, a norm and a linear head: give a model of another family"

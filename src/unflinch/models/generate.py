@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,11 +19,13 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from unflinch.launch import workers
 from unflinch.models.forward import (
     PADDING_ID,
+    READ_TOKENS,
     Ids,
     Prefixes,
     can_share_prefix,
     length_sorted_batches,
     logits_from_hidden,
+    next_hidden,
     pad_batch,
     run_decoder,
 )
@@ -33,7 +36,7 @@ Choose = Callable[[Float[Tensor, "rows vocab"], Sequence[int]], Int[Tensor, " ro
 """Takes the next token of every row from its logits and its place among all sequences."""
 Advance = Callable[[int], None]
 
-_WRITTEN_TOGETHER = 128
+WRITTEN_TOGETHER = 128
 """Rows from which on answers are written, where caches can be joined."""
 
 
@@ -83,7 +86,7 @@ def generate(
     *,
     choose: Choose = greedy,
     stop_when: StopWhen | None = None,
-    batch_tokens: int = 2048,
+    batch_tokens: int = READ_TOKENS,
     advance: Advance | None = None,
 ) -> list[tuple[int, ...]]:
     """Return a continuation of every sequence, without end tokens.
@@ -141,7 +144,7 @@ def _opened(model: PreTrainedModel, sequences: Mapping[int, Ids], batch_tokens: 
         hidden, cache = run_decoder(model, batch, prefixes, use_cache=True)
         assert cache is not None
         waiting.append(_Opened(rows, hidden[:, -1], cache, batch.attention_mask, batch.position_ids[:, -1:]))
-        if not share or sum(len(opened.rows) for opened in waiting) >= _WRITTEN_TOGETHER:
+        if not share or sum(len(opened.rows) for opened in waiting) >= WRITTEN_TOGETHER:
             yield _joined(model, waiting)
             waiting = []
     if waiting:
@@ -185,16 +188,10 @@ def _write(
         if not going or step == max_new_tokens - 1:
             return
         if len(going) < len(opened.rows):
-            keep = torch.tensor(going)  # on the CPU: layers, and their caches, may be on several devices
-            opened.cache.batch_select_indices(keep)
+            keep: Any = torch.tensor(going)  # on the CPU: layers, and their caches, may be on several devices
+            opened.cache.reorder_cache(keep)  # takes a part of the rows, too, and from recurrent layers as well
             tokens, opened.mask, opened.positions = tokens[keep], opened.mask[keep], opened.positions[keep]
             opened.rows = [opened.rows[place] for place in going]
         opened.mask = torch.cat([opened.mask, opened.mask.new_ones(len(going), 1)], dim=1)
         opened.positions = opened.positions + 1
-        opened.hidden = model.get_decoder()(
-            input_ids=tokens[:, None],
-            attention_mask=opened.mask,
-            position_ids=opened.positions,
-            past_key_values=opened.cache,
-            use_cache=True,
-        ).last_hidden_state[:, -1]
+        opened.hidden = next_hidden(model, tokens, opened.mask, opened.positions, opened.cache)

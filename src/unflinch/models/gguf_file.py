@@ -14,6 +14,7 @@ from platformdirs import user_cache_path
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from unflinch.errors import ModelError
+from unflinch.models.gguf_header import check_header
 
 _CHUNK = 1 << 22
 
@@ -36,6 +37,7 @@ def file_sha256(path: Path) -> str:
 def check_gguf(path: Path) -> None:
     """Raise `ModelError` if the file is not a complete GGUF file."""
     try:
+        check_header(path)
         reader = GGUFReader(path)
         end = max((t.data_offset + t.n_bytes for t in reader.tensors), default=0)
     except Exception as error:  # the reader raises whatever a damaged header leads to

@@ -3,28 +3,66 @@
 from __future__ import annotations
 
 import gc
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from unflinch.errors import ConfigError, ModelError
 from unflinch.launch import local_rank, workers
-from unflinch.models.architecture import Architecture, architecture_of
+from unflinch.models.architecture import architecture_of
 from unflinch.models.chat import check_chat_template
 from unflinch.models.demo_model import WHEEL_MODELS, wheel_model_folder
+from unflinch.models.families import Architecture
 from unflinch.models.fingerprint import weight_hash
 from unflinch.models.forward import check_forward
 from unflinch.models.gguf_file import dequantised
+from unflinch.models.hooks import check_writers
+from unflinch.models.layers import decoder_layers
+from unflinch.models.quantised import bitsandbytes_settings, check_gradients, stored_quantisation
+from unflinch.models.thinking import Modes, Thinking, read_thinking
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 _LOADING_ERRORS = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError, StrictDataclassError)
 """What transformers raises for a model that is missing, damaged, or needs code or packages that are not there."""
+
+
+@runtime_checkable
+class HasMode(Protocol):
+    """A frozen dataclass of something to ask: `data.prompts.Prompt` and `data.dialogues.Dialogue` are two."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def thinking(self) -> bool | None:
+        """Whether the model is to think before it answers."""
+        ...
+
+    @property
+    def system(self) -> str | None:
+        """Its system prompt."""
+        ...
+
+
+Askable = TypeVar("Askable", bound=HasMode)
 
 
 @dataclass(frozen=True)
@@ -40,6 +78,22 @@ class LoadedModel:
     """What transformers loads: a Hub id or a folder."""
     revision: str | None
     base_hash: str
+    quantisation: str | None = None
+    """How the weights are quantised, such as `bitsandbytes 4bit` or `gptq`; None if they are not."""
+    thinking: Thinking | None = None
+    """How it thinks before it answers; None if its chat template shows no thinking."""
+    modes: Modes = (None,)
+    """With thinking on, off, or both: how every prompt is asked."""
+    system_prompt: str | None = None
+    """What every prompt is asked under that has no system prompt of its own."""
+
+    def in_modes(self, prompts: Sequence[Askable]) -> tuple[Askable, ...]:
+        """Return every prompt once a mode, one mode after the other, under the system prompt if it has none."""
+        return tuple(
+            replace(prompt, thinking=mode, system=prompt.system or self.system_prompt)
+            for prompt in prompts
+            for mode in self.modes
+        )
 
     @property
     def hub_id(self) -> str | None:
@@ -54,9 +108,14 @@ class LoadedModel:
         return str(self.model.dtype).removeprefix("torch.")
 
     @property
+    def parameters(self) -> int:
+        """Number of weights, of quantised ones as many as they stand for."""
+        return int(self.model.num_parameters())
+
+    @property
     def depth(self) -> int:
         """Number of decoder layers."""
-        return int(self.model.config.get_text_config().num_hidden_layers)
+        return len(decoder_layers(self.model, self.architecture))
 
 
 def pick_device(device: str) -> torch.device:
@@ -122,6 +181,30 @@ def resolve_source(model_id: str) -> str:
     return model_id
 
 
+@dataclass(frozen=True)
+class Description:
+    """What can be known of a model without reading its weights."""
+
+    source: str
+    """What transformers loads: a Hub id or a folder."""
+    tokenizer: PreTrainedTokenizerBase
+    config: PreTrainedConfig
+
+
+def describe(model_id: str, revision: str | None, trust_remote_code: bool) -> Description:
+    """Return a model's tokenizer and config.
+
+    Raises:
+        ModelError: if there is no such model, or it has no chat template.
+    """
+    source = resolve_source(model_id)
+    with loading(model_id):
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
+        check_chat_template(tokenizer, model_id)
+        config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
+    return Description(source, tokenizer, config)
+
+
 def load_model(
     model_id: str,
     *,
@@ -129,6 +212,9 @@ def load_model(
     device: str = "auto",
     revision: str | None = None,
     trust_remote_code: bool = False,
+    layers: str | None = None,
+    writers: tuple[str, ...] = (),
+    load_in: str | None = None,
 ) -> LoadedModel:
     """Return the frozen model in evaluation mode with its tokenizer, architecture row and weight hash.
 
@@ -138,56 +224,107 @@ def load_model(
         device: `auto`, `cpu`, `cuda`, `mps` or a numbered device.
         revision: branch, tag or commit of a Hub model.
         trust_remote_code: run code that comes with the model; off unless asked for.
+        layers: path of the decoder layers, for a family that is not recognised.
+        writers: linear modules of a layer that may be changed, in place of those that are known.
+        load_in: `8bit` or `4bit`, to quantise the weights while they are read.
 
     Raises:
-        ModelError: if there is no such model, or it has no chat template, only pickled weights or not all of them.
+        ModelError: if there is no such model, or it has no chat template, only pickled weights or not all of them, or
+            is quantised in a way that cannot be used here.
         ArchitectureError: if its modules are not recognised.
-        ConfigError: if dtype or device is unknown.
+        ConfigError: if dtype or device is unknown, or `load_in` cannot be used here.
     """
     where = pick_device(device)
     kind = pick_dtype(dtype, where)
-    source = resolve_source(model_id)
+    described = describe(model_id, revision, trust_remote_code)
+    source, stored = described.source, stored_quantisation(described.config)
+    settings = bitsandbytes_settings(load_in, model_id, stored, kind, where)
+    quantisation = f"bitsandbytes {load_in}" if load_in else stored
+    with loading(model_id, stored):
+        model, found = _read_weights(
+            described, revision, kind, trust_remote_code, settings, where if quantisation else None
+        )
+        model = (model if quantisation else model.to(where)).eval().requires_grad_(False)
+    _check_found(found, model_id)
+    gc.collect()
+    architecture = architecture_of(model, layers, writers)
+    if architecture.source != "table":
+        check_forward(model)
+    if architecture.source == "structure":
+        check_writers(model, architecture)
+    if quantisation:
+        check_gradients(model, architecture, f"{model_id} ({quantisation})")
+    return LoadedModel(
+        model=model,
+        tokenizer=described.tokenizer,
+        architecture=architecture,
+        model_id=model_id,
+        source=source,
+        revision=revision,
+        base_hash=weight_hash(model),
+        quantisation=quantisation,
+        thinking=read_thinking(described.tokenizer),
+    )
+
+
+@contextmanager
+def loading(model_id: str, quantisation: str | None = None) -> Iterator[None]:
+    """Turn whatever goes wrong while files of a model are read into one sentence.
+
+    Args:
+        model_id: what is read.
+        quantisation: how its weights are stored, if not as plain numbers.
+
+    Raises:
+        ModelError: for every error that transformers raises there.
+    """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
-        check_chat_template(tokenizer, model_id)
-        model, found = _read_weights(source, revision, kind, trust_remote_code)
-        model = model.to(where).eval().requires_grad_(False)
+        yield
     except _LOADING_ERRORS as error:
-        raise ModelError(f"cannot load the model '{model_id}': {_in_one_line(error)}") from error
+        hint = f"; its weights are quantised ({quantisation}): give the unquantised model" if quantisation else ""
+        raise ModelError(f"cannot load the model '{model_id}': {_in_one_line(error)}{hint}") from error
+
+
+def model_class(config: PreTrainedConfig) -> Any:
+    """Return the class that reads a model: one that sees images is read whole where it has none for text alone."""
+    sees_images = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    if sees_images and type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return AutoModelForImageTextToText
+    return AutoModelForCausalLM
+
+
+def _read_weights(
+    described: Description,
+    revision: str | None,
+    dtype: torch.dtype,
+    trust_remote_code: bool,
+    settings: BitsAndBytesConfig | None,
+    where: torch.device | None,
+) -> tuple[Any, Any]:
+    """Return the model and what transformers found in its files: typed as Any, as its own types depend on arguments."""
+    read: Any = model_class(described.config).from_pretrained(
+        described.source,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+        dtype=dtype,
+        use_safetensors=True,
+        ignore_mismatched_sizes=True,  # found and refused by the caller, with their names
+        output_loading_info=True,
+        device_map={"": where} if where else None,  # quantised weights cannot be moved afterwards
+        **({"quantization_config": settings} if settings else {}),
+    )
+    model, found = read
+    return model, found
+
+
+def _check_found(found: Any, model_id: str) -> None:
+    """Raise `ModelError` if a weight is missing or has another shape than its config says."""
     unfit = sorted([*found["missing_keys"], *(name for name, *_shapes in found["mismatched_keys"])])
     if unfit:
         raise ModelError(
             f"the weights of '{model_id}' do not fit its config: {len(unfit)} are missing or of another shape, "
             f"{unfit[0]} for one; fetch the model again"
         )
-    gc.collect()
-    architecture = architecture_of(model)
-    if architecture.source == "structure":
-        check_forward(model)
-    return LoadedModel(
-        model=model,
-        tokenizer=tokenizer,
-        architecture=architecture,
-        model_id=model_id,
-        source=source,
-        revision=revision,
-        base_hash=weight_hash(model),
-    )
-
-
-def _read_weights(source: str, revision: str | None, dtype: torch.dtype, trust_remote_code: bool) -> tuple[Any, Any]:
-    """Return the model and what transformers found in its files: typed as Any, as its own types depend on arguments."""
-    read: Any = AutoModelForCausalLM.from_pretrained(
-        source,
-        revision=revision,
-        dtype=dtype,
-        trust_remote_code=trust_remote_code,
-        use_safetensors=True,
-        ignore_mismatched_sizes=True,  # found and refused by the caller, with their names
-        output_loading_info=True,
-    )
-    model, found = read
-    return model, found
 
 
 def _in_one_line(error: Exception) -> str:

@@ -19,7 +19,8 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from unflinch.models.architecture import Architecture, decoder_layers
+from unflinch.models.families import Architecture
+from unflinch.models.layers import decoder_layers
 
 RoundTrip = Callable[[Tensor], Tensor]
 """A float32 weight `(output, input)` to what is left of it."""

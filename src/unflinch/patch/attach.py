@@ -14,6 +14,8 @@ from transformers import PreTrainedModel
 
 from unflinch.artifacts import LowRankFactors, Patch
 from unflinch.errors import PatchError
+from unflinch.models.families import OVERRIDE
+from unflinch.models.layers import linear_shape
 
 ADAPTER = "default"
 
@@ -86,11 +88,16 @@ def attached(model: PreTrainedModel, patch: Patch, strength: float = 1.0) -> Ite
         PatchError: if the patch names modules that the model has not, or of another shape.
     """
     _check_fits(model, patch)
-    replaced = {name: model.get_submodule(name) for name in patch.factors}
+    original = {name: module for name, module in model.named_modules() if name}
+    config = lora_config(patch)
     frozen = {n: p.requires_grad for n, p in model.named_parameters()}
     model.requires_grad_(False)
     try:
-        inject_adapter_in_model(lora_config(patch), model, adapter_name=ADAPTER)
+        try:
+            inject_adapter_in_model(config, model, adapter_name=ADAPTER)
+        except ValueError as error:
+            raise PatchError(f"peft does not take the patch ({error}); {OVERRIDE}") from error
+        _check_taken_as_meant(config, model, patch)
         layers: dict[str, LoraLayer] = {}
         for name in patch.factors:
             layer = model.get_submodule(name)
@@ -104,9 +111,10 @@ def attached(model: PreTrainedModel, patch: Patch, strength: float = 1.0) -> Ite
         live.set_strength(strength)
         yield live
     finally:
-        for name, module in replaced.items():
+        for name, module in original.items():
             parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, module)
+            if getattr(model.get_submodule(parent), child) is not module:
+                setattr(model.get_submodule(parent), child, module)
         for leftover in ("peft_config", "_hf_peft_config_loaded"):
             if leftover in vars(model):
                 delattr(model, leftover)
@@ -120,18 +128,31 @@ def _weight(linear: nn.Module) -> nn.Parameter:
     return weight
 
 
+def _check_taken_as_meant(config: LoraConfig, model: PreTrainedModel, patch: Patch) -> None:
+    """Raise `PatchError` if peft converted the config, as it does for mixtures of experts that have been fused since.
+
+    In these families it takes some names of linear modules for those of experts.
+    """
+    wrapped = {name for name, module in model.named_modules() if isinstance(module, LoraLayer)}
+    strange = sorted(patch.factors.keys() - wrapped)
+    if strange or config.target_parameters:
+        raise PatchError(
+            f"the patch changes '{(strange or sorted(patch.factors))[0]}', which peft takes for fused experts in "
+            f"a model of type '{model.config.model_type}'; {OVERRIDE}"
+        )
+
+
 def _check_fits(model: PreTrainedModel, patch: Patch) -> None:
     if not patch.factors:
         raise PatchError("the patch changes no module; fetch or fit it again")
     modules = dict(model.named_modules())
     for name, factors in patch.factors.items():
-        module = modules.get(name)
-        if not isinstance(module, nn.Linear):
+        expected = linear_shape(modules.get(name))
+        if expected is None:
             raise PatchError(
                 f"the patch changes '{name}', which this model does not have as a linear module; "
                 "give the base model that the patch was made for"
             )
-        expected = (module.in_features, module.out_features)
         given = (factors.a.shape[1], factors.b.shape[0])
         if expected != given:
             raise PatchError(

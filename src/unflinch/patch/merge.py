@@ -85,8 +85,14 @@ def merged(model: PreTrainedModel, patch: Patch, strength: float) -> Iterator[No
     """Add the patch to the weights for the time of the block; afterwards they are bit-equal to what they were.
 
     Raises:
-        PatchError: if the patch does not fit the model, or changes a weight that two modules share.
+        PatchError: if the patch does not fit the model, changes a weight that two modules share, or the weights are
+            quantised.
     """
+    if getattr(model, "is_quantized", False):
+        raise PatchError(
+            "the model's weights are quantised, so that a patch cannot be added to them; use it as an adapter, or "
+            "merge one that was made for the unquantised model"
+        )
     _check_not_shared(model, patch)
     with attached(model, patch):
         pass  # raises unless every module is there and has the patch's shape

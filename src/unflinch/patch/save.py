@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -71,10 +72,11 @@ def load_patch(folder: Path) -> Patch:
         with safe_open(weights, framework="pt") as stream:
             metadata = stream.metadata() or {}
             tensors = {key: stream.get_tensor(key) for key in stream.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise PatchError(f"{folder} holds a damaged patch ({error}); fetch or fit it again") from error
     if not isinstance(config, LoraConfig) or config.alora_invocation_tokens or config.layer_replication:
         raise PatchError(f"{folder} is not a plain LoRA patch: it is of another kind; expected peft_type LORA")
+    _check_numbers(folder, config)
     factors: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         match = _KEY.match(key)
@@ -95,6 +97,16 @@ def check_base(patch: Patch, base_hash: str, model_id: str) -> None:
             f"this patch was made for base weights {patch.base_hash[:12]}, but {model_id} has {base_hash[:12]}; "
             "give the base model that the patch was made for"
         )
+
+
+def _check_numbers(folder: Path, config: LoraConfig) -> None:
+    """Raise `PatchError` unless ranks and alphas are numbers: PEFT takes the file's word for it."""
+    patterns: list[Any] = [config.rank_pattern or {}, config.alpha_pattern or {}]
+    numbers: list[Any] = [config.r, config.lora_alpha]
+    whole = all(isinstance(pattern, dict) for pattern in patterns)
+    numbers += [value for pattern in patterns if whole for value in pattern.values()]
+    if not whole or not all(type(value) in (int, float) and isfinite(value) for value in numbers):
+        raise PatchError(f"{folder} holds a damaged patch: {_CONFIG} gives a rank or alpha that is no number")
 
 
 def _scaled(folder: Path, config: LoraConfig, module: str, pair: Mapping[str, Tensor]) -> LowRankFactors:

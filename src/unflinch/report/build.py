@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from unflinch.report import wording
-from unflinch.report.figures import layer_figure, method_colours, refusal_figure
+from unflinch.report.figures import refusal_figure
+from unflinch.report.fragments import scan_context
 from unflinch.report.kl_figures import kl_figure, kl_group_figure, kl_position_figure
 from unflinch.report.run_results import RunResults, read_results
-from unflinch.results import DialogueOutcome, GroupRate, KLGroup, Label, Outcome, PromptKind
+from unflinch.report.templating import Figure, both_widths, environment
+from unflinch.results import LABELS, GroupRate, KLGroup, Label, Outcome, PromptKind
 from unflinch.run_folder import REPORT, RunFolder
+from unflinch.validation_results import DialogueOutcome
 
 _RIGHT_REFUSALS = {
     "keep_by_category": "Right refusals",
@@ -27,16 +28,6 @@ _RIGHT_REFUSALS = {
 MOST_EXAMPLES = 40
 WORST_PROMPTS = 10
 MOST_DIALOGUES = 10
-WIDE, NARROW = 976, 376
-"""Widths in pixels at which every figure is drawn: for a desk and for a phone."""
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One figure in both widths, as SVG whose texts are escaped already; the page shows the one that fits."""
-
-    wide: str
-    narrow: str
 
 
 @dataclass(frozen=True)
@@ -76,46 +67,26 @@ def build_report(run_folder: Path) -> Path:
 
 def render_report(run: RunResults) -> str:
     """Return the page about a run as HTML."""
-    environment = Environment(
-        loader=PackageLoader("unflinch.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    return (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            run=run,
+            wording=wording,
+            false_refusals=_tables(run, {"targets_by_category": "By category", "targets_by_language": "By language"}),
+            right_refusals=_tables(run, _RIGHT_REFUSALS),
+            label_names=label_names(run.outcomes),
+            labels=count_labels(run.outcomes),
+            kl_figure=_kl_figure(run),
+            kl_tables=_kl_tables(run),
+            position_figure=_position_figure(run),
+            dialogues=pick_dialogues(run.dialogues.dialogues) if run.dialogues else (),
+            **scan_context(run),
+            worst=sorted(run.kl.worst, key=lambda prompt: -prompt.first_token)[:WORST_PROMPTS],
+            examples=pick_examples(run.outcomes),
+            settings=list(flatten(run.settings)),
+        )
     )
-    environment.filters.update(
-        percent=wording.percent,
-        small_percent=wording.small_percent,
-        percent_range=wording.percent_range,
-        nats=wording.nats,
-        duration=wording.duration,
-        magnitude=wording.magnitude,
-        words=wording.words,
-        title_words=wording.title,
-        language=wording.language,
-    )
-    return environment.get_template("report.html.j2").render(
-        run=run,
-        wording=wording,
-        false_refusals=_tables(run, {"targets_by_category": "By category", "targets_by_language": "By language"}),
-        right_refusals=_tables(run, _RIGHT_REFUSALS),
-        label_names=get_args(Label),
-        labels=count_labels(run.outcomes),
-        kl_figure=_kl_figure(run),
-        kl_tables=_kl_tables(run),
-        position_figure=_position_figure(run),
-        dialogues=pick_dialogues(run.dialogues.dialogues) if run.dialogues else (),
-        layer_figure=_layer_figure(run),
-        method_colours=method_colours(run.scan.separations),
-        worst=sorted(run.kl.worst, key=lambda prompt: -prompt.first_token)[:WORST_PROMPTS],
-        examples=pick_examples(run.outcomes),
-        settings=list(flatten(run.settings)),
-    )
-
-
-def _both_widths(draw: Callable[[int], str]) -> Figure:
-    """Return a figure drawn for wide and for narrow screens."""
-    return Figure(draw(WIDE), draw(NARROW))
 
 
 def _tables(run: RunResults, headings: Mapping[str, str]) -> list[Table]:
@@ -139,12 +110,12 @@ def _worst_first(groups: Sequence[GroupRate], high_is_bad: bool) -> tuple[GroupR
 
 def _refusal_figure(key: str, heading: str, groups: Sequence[GroupRate], label: Callable[[str], str]) -> Figure:
     description = f"{heading}: share of prompts refused before and after, with 95 % Wilson intervals."
-    return _both_widths(lambda width: refusal_figure(f"{key}-{width}", description, groups, width, label))
+    return both_widths(lambda width: refusal_figure(f"{key}-{width}", description, groups, width, label))
 
 
 def _kl_figure(run: RunResults) -> Figure:
     description = "Histograms of the KL of ordinary test prompts, first token and sequence, on a logarithmic axis."
-    return _both_widths(lambda width: kl_figure(f"kl-{width}", description, run.kl, run.directional_ablation, width))
+    return both_widths(lambda width: kl_figure(f"kl-{width}", description, run.kl, run.directional_ablation, width))
 
 
 def _kl_tables(run: RunResults) -> list[KLTable]:
@@ -161,22 +132,20 @@ def _kl_tables(run: RunResults) -> list[KLTable]:
 
 def _kl_group_figure(key: str, heading: str, groups: Sequence[KLGroup], label: Callable[[str], str]) -> Figure:
     description = f"{heading}: mean sequence KL with 95 % interval, and the mean of the worst 5 %, logarithmic."
-    return _both_widths(lambda width: kl_group_figure(f"kl-{key}-{width}", description, groups, width, label))
+    return both_widths(lambda width: kl_group_figure(f"kl-{key}-{width}", description, groups, width, label))
 
 
 def _position_figure(run: RunResults) -> Figure | None:
     if not run.kl.positions:
         return None
     description = "KL token by token of the answers: mean with 95 % interval, and 95th percentile, logarithmic."
-    return _both_widths(lambda width: kl_position_figure(f"positions-{width}", description, run.kl.positions, width))
+    return both_widths(lambda width: kl_position_figure(f"positions-{width}", description, run.kl.positions, width))
 
 
-def _layer_figure(run: RunResults) -> Figure | None:
-    scan = run.scan
-    if not scan.separations:
-        return None
-    description = f"AUROC by layer for each method; {scan.method} at layer {scan.best_layer} was chosen."
-    return _both_widths(lambda width: layer_figure(f"layers-{width}", description, scan, width))
+def label_names(outcomes: Sequence[Outcome]) -> list[Label]:
+    """Return the labels that tables show: `undecided` only where a thought did not close."""
+    given = {label for outcome in outcomes for label in (outcome.before, outcome.after)}
+    return [*LABELS, *(name for name in get_args(Label) if name in given - set(LABELS))]
 
 
 def count_labels(outcomes: Sequence[Outcome]) -> dict[str, tuple[Counter[str], Counter[str]]]:

@@ -12,7 +12,6 @@ from pydantic import TypeAdapter, ValidationError
 
 from unflinch.errors import RunFolderError
 from unflinch.results import (
-    DialogueReport,
     FitStage,
     GroupRate,
     KLReport,
@@ -25,6 +24,7 @@ from unflinch.results import (
 )
 from unflinch.robustness_results import FormReport, Mechanism, StressReport
 from unflinch.run_folder import RESULTS, read_json
+from unflinch.validation_results import DialogueReport, ModeFigures
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,8 @@ class RunResults:
     """None without a thorough validation, like the two below."""
     forms: FormReport | None = None
     stress: StressReport | None = None
+    modes: tuple[ModeFigures, ...] = ()
+    """Figures with thinking off and on; empty where the model knows no thinking."""
 
 
 _READER = TypeAdapter(RunResults)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from unflinch.benchmark_results import BenchmarkScore
 from unflinch.report.run_results import RunResults
-from unflinch.results import Interval, Limit, RefusalCounts
+from unflinch.results import Interval, Limit, RefusalCounts, WriterCoverage
 from unflinch.robustness_results import Mechanism
 
 NO_BREAK = "\N{NO-BREAK SPACE}"
@@ -93,6 +93,16 @@ def title(name: str) -> str:
 def language(code: str) -> str:
     """Return the English name of a language code where it is a common one, else the code."""
     return _LANGUAGES.get(code.lower(), code)
+
+
+def coverage(writers: Sequence[WriterCoverage]) -> str:
+    """Return which residual writers a patch changes, in how many of the layers that have them, and which not and why.
+
+    `mlp.down_proj in 8 of 24 layers; not: mlp.experts.down_proj (fused experts, each for a few of the tokens)`
+    """
+    changed = [f"{one.writer} in {one.changed} of {one.layers} layers" for one in writers if one.changed]
+    left = [f"{one.writer} ({one.reason or 'in no chosen layer'})" for one in writers if not one.changed]
+    return "; not: ".join(", ".join(part) for part in (changed, left) if part) or "not recorded"
 
 
 def benchmark_metric(score: BenchmarkScore) -> str:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from unflinch.data.mine import spectrum, spectrum_warnings
 from unflinch.data.prompts import Prompt
 from unflinch.data.splits import FitPrompts, PromptSets, SelectPrompts
 from unflinch.errors import PromptSetError, RunFolderError
 from unflinch.metrics.kl import kl_divergence
-from unflinch.models.chat import encode
+from unflinch.models.chat import encode, encode_all
 from unflinch.models.forward import logits_from_hidden, scored_hidden
 from unflinch.models.load import LoadedModel
+from unflinch.models.thinking import thoughts_of
 from unflinch.options import ScanOptions
 from unflinch.results import Label
 from unflinch.steps.progress import Progress, counter
@@ -27,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 MIN_TARGETS = 4
 """Fewer refused targets in `fit` or `select` do not span a subspace."""
-_CHUNK = 40
+ASKED_TOGETHER = 40
 """Prompts asked before looking whether enough are refused."""
 
 
@@ -39,6 +41,19 @@ class Asked:
     label: Label
     tokens: tuple[int, ...] = ()
     """Of the answer; empty for keeps and guards that were answered: such answers are not kept."""
+    thought: tuple[int, ...] | None = ()
+    """The model's own, between prompt and answer. None where it did not close, and for keeps and guards as the run
+    folder holds them: their thoughts are in memory only, see `with_thoughts`."""
+
+    @property
+    def decided(self) -> bool:
+        """Whether there was an answer: not where a thought did not close."""
+        return self.label != "undecided"
+
+    def before_answer(self, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+        """Return all that the model reads before the first token of its answer: the prompt, and its own thought."""
+        assert self.thought is not None, "behind a thought that is not there nothing is decided"
+        return (*encode(tokenizer, self.prompt), *self.thought)
 
     @property
     def refused(self) -> bool:
@@ -61,6 +76,10 @@ class BaselineSet:
     unasked_ordinary: tuple[Prompt, ...] = ()
     """The same of ordinary prompts."""
 
+    def decided(self, *kinds: str) -> list[Asked]:
+        """Return the prompts of some kinds that were answered or refused: not those whose thought did not close."""
+        return [asked for kind in kinds for asked in getattr(self, kind) if asked.decided]
+
     def refused(self, kind: str) -> list[Asked]:
         """Return the prompts of a kind that the base model refuses."""
         return [asked for asked in getattr(self, kind) if asked.refused]
@@ -77,6 +96,9 @@ class BaselineSet:
             counts[f"{kind}_refused"] = len(self.refused(kind))
         for kind in ("targets", "keep", "ordinary"):
             counts[f"{kind}_unasked"] = len(getattr(self, f"unasked_{kind}"))
+        for kind in ("targets", "keep", "guard", "ordinary"):
+            if any(asked.prompt.thinking for asked in getattr(self, kind)):
+                counts[f"{kind}_undecided"] = len(getattr(self, kind)) - len(self.decided(kind))
         return counts
 
 
@@ -105,6 +127,7 @@ def measure_baseline(
     }
     baseline = Baseline(asked["fit"], asked["select"], _noise_floor(loaded, asked["select"].answered("ordinary")))
     _check(baseline, loaded.model_id)
+    _warn_of_undecided(baseline, loaded)
     return baseline
 
 
@@ -112,7 +135,11 @@ def to_json(baseline: Baseline) -> dict[str, Any]:
     """Return what the run folder keeps: keys, labels and tokens, no texts."""
 
     def rows(asked: Sequence[Asked]) -> list[dict[str, Any]]:
-        return [{"key": a.prompt.key, "label": a.label, "tokens": list(a.tokens)} for a in asked]
+        kept: list[dict[str, Any]] = [{"key": a.prompt.key, "label": a.label, "tokens": list(a.tokens)} for a in asked]
+        for row, a in zip(kept, asked, strict=True):
+            if a.prompt.thinking:
+                row["thought"] = None if a.thought is None else list(a.thought)
+        return kept
 
     return {
         "noise_floor": baseline.noise_floor,
@@ -139,7 +166,7 @@ def from_json(data: dict[str, Any], fit: FitPrompts, select: SelectPrompts) -> B
         kinds: dict[str, Any] = {}
         for kind in ("targets", "keep", "guard", "ordinary"):
             by_key = {prompt.key: prompt for prompt in getattr(sets, kind)}
-            kinds[kind] = tuple(Asked(by_key[r["key"]], r["label"], tuple(r["tokens"])) for r in stored[kind])
+            kinds[kind] = tuple(_asked(by_key[row["key"]], row) for row in stored[kind])
             if (unasked := f"unasked_{kind}") in stored:
                 kinds[unasked] = tuple(by_key[key] for key in stored[unasked])
         return BaselineSet(**kinds)
@@ -150,6 +177,35 @@ def from_json(data: dict[str, Any], fit: FitPrompts, select: SelectPrompts) -> B
         raise RunFolderError(
             "the prompts have changed since this run was started: put the files back as they were, or start a new run"
         ) from error
+
+
+def _asked(prompt: Prompt, row: dict[str, Any]) -> Asked:
+    thought = row.get("thought", [])
+    return Asked(prompt, row["label"], tuple(row["tokens"]), None if thought is None else tuple(thought))
+
+
+def with_thoughts(loaded: LoadedModel, baseline: Baseline) -> Baseline:
+    """Return the baseline with the thoughts of keeps and guards, which no file holds, written once more.
+
+    They stay in memory. One that does not close this time makes its prompt undecided.
+    """
+
+    def known(asked: tuple[Asked, ...]) -> tuple[Asked, ...]:
+        missing = [row for row, a in enumerate(asked) if a.decided and a.thought is None]
+        prompts = [asked[row].prompt for row in missing]
+        sequences = encode_all(loaded.tokenizer, prompts)
+        found = thoughts_of(loaded.model, loaded.tokenizer, prompts, sequences, loaded.thinking)
+        rows = list(asked)
+        for row, thought in zip(missing, found, strict=True):
+            rows[row] = replace(asked[row], thought=thought)
+            if thought is None:
+                rows[row] = Asked(asked[row].prompt, "undecided", (), None)
+        return tuple(rows)
+
+    def both(sets: BaselineSet) -> BaselineSet:
+        return replace(sets, keep=known(sets.keep), guard=known(sets.guard))
+
+    return replace(baseline, fit=both(baseline.fit), select=both(baseline.select))
 
 
 def _ask_split(
@@ -163,8 +219,10 @@ def _ask_split(
         some = name == "fit" and kind != "guard"
         found: list[Asked] = []
         while len(found) < len(prompts) and not (some and _enough(kind, found, options)):
-            asked = prompts[len(found) :][: _CHUNK if some else None]
-            answers = ask(loaded.model, loaded.tokenizer, asked, judge, tokens, advance=advance)
+            asked = prompts[len(found) :][: ASKED_TOGETHER if some else None]
+            answers = ask(
+                loaded.model, loaded.tokenizer, asked, judge, tokens, thinking=loaded.thinking, advance=advance
+            )
             found += [_remembered(kind, p, a) for p, a in zip(asked, answers, strict=True)]
         kinds[kind] = tuple(found)
         if some:
@@ -173,27 +231,51 @@ def _ask_split(
 
 
 def _enough(kind: str, found: Sequence[Asked], options: ScanOptions) -> bool:
-    """Return whether so many of the asked prompts did what is expected of their kind that no more need asking."""
+    """Return whether so many of the asked prompts did what is expected of their kind that no more need asking.
+
+    The limits are of prompts in one mode; with thinking on and off together twice as many are asked.
+    """
+    modes = len({a.prompt.thinking for a in found})
     if kind == "ordinary":
-        return sum(a.label == "answers" for a in found) >= options.enough_answered
-    return sum(a.refused for a in found) >= options.enough_refused
+        return sum(a.label == "answers" for a in found) >= options.enough_answered * modes
+    return sum(a.refused for a in found) >= options.enough_refused * modes
 
 
 def _remembered(kind: str, prompt: Prompt, answer: Answered) -> Asked:
     label = answer.judgement.label
-    private = kind in {"keep", "guard"} and label != "refuses"
-    return Asked(prompt, label, () if private else answer.tokens)
+    private = kind in {"keep", "guard"}
+    tokens = () if private and label != "refuses" else answer.tokens
+    return Asked(prompt, label, tokens, None if private and prompt.thinking else answer.thought)
 
 
 @torch.inference_mode()
 def _noise_floor(loaded: LoadedModel, ordinary: Sequence[Asked]) -> float:
-    sequences = [(*encode(loaded.tokenizer, a.prompt), *a.tokens) for a in ordinary[:32]]
+    sequences = [(*a.before_answer(loaded.tokenizer), *a.tokens) for a in ordinary[:32]]
     if not sequences:
         return 0.0
     wide = scored_hidden(loaded.model, sequences, 4)
     narrow = scored_hidden(loaded.model, sequences, 4, batch_tokens=256)
     values = kl_divergence(logits_from_hidden(loaded.model, wide), logits_from_hidden(loaded.model, narrow))
     return float(values.mean())
+
+
+def _warn_of_undecided(baseline: Baseline, loaded: LoadedModel) -> None:
+    """Say how many thoughts did not close: their prompts count as answered keeps and as targets that bound nothing."""
+    asked = [
+        a
+        for sets in (baseline.fit, baseline.select)
+        for kind in ("targets", "keep", "guard", "ordinary")
+        for a in getattr(sets, kind)
+        if a.prompt.thinking
+    ]
+    undecided = sum(not a.decided for a in asked)
+    if undecided and loaded.thinking:
+        logger.warning(
+            "%d of %d thoughts did not close within %d tokens, and teach nothing; model.thinking_tokens allows more",
+            undecided,
+            len(asked),
+            loaded.thinking.most_tokens,
+        )
 
 
 def _check(baseline: Baseline, model_id: str) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from transformers import PreTrainedTokenizerBase
 
 from unflinch.metrics.refusal_score import Decision, RefusalOpenings
-from unflinch.models.chat import encode
 from unflinch.steps.baseline import Asked
 from unflinch.validate.judges import RuleJudge
 
@@ -18,7 +17,7 @@ _UNKNOWN = "und"
 
 
 def decisions(tokenizer: PreTrainedTokenizerBase, asked: Sequence[Asked], openings: RefusalOpenings) -> list[Decision]:
-    """Return where the refusal of every prompt is decided, in order.
+    """Return where the refusal of every prompt is decided, in order: behind the thought, where the model thinks.
 
     A refusal whose first token also opens plain answers is decided later, and a score of first tokens is blind to it:
     such a prompt gets its own path, up to the token that makes a refusal of it. A prompt that the model does not refuse
@@ -26,7 +25,7 @@ def decisions(tokenizer: PreTrainedTokenizerBase, asked: Sequence[Asked], openin
 
     Args:
         tokenizer: of the model.
-        asked: prompts, with what the base model did with them.
+        asked: prompts, with what the base model did with them; none of them undecided.
         openings: first tokens that open refusals.
     """
     late = {row: _path(tokenizer, a) for row, a in enumerate(asked) if a.refused and not openings.deciding[a.tokens[0]]}
@@ -34,7 +33,7 @@ def decisions(tokenizer: PreTrainedTokenizerBase, asked: Sequence[Asked], openin
     found = []
     for row, a in enumerate(asked):
         path = late.get(row, ()) if a.refused else usual.get(a.prompt.language, ())
-        found.append(Decision((*encode(tokenizer, a.prompt), *path[:-1]), path))
+        found.append(Decision((*a.before_answer(tokenizer), *path[:-1]), path))
     return found
 
 

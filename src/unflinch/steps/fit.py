@@ -14,13 +14,15 @@ from functools import partial
 import torch
 
 from unflinch.activations.gradients import refusal_gradients
+from unflinch.activations.scratch_space import Workspace
 from unflinch.artifacts import FittedStage, ModuleMetric, Patch, PromptGradients
-from unflinch.edit.closed_form import closed_form_update, gram_matrix, solve_multipliers, whitened_gradients
+from unflinch.edit.closed_form import closed_form_update, gram_matrix, solve_multipliers, whiten_in_place
 from unflinch.edit.fine_tune import DecisionGroup, FineTuneSteps, Lesson, fine_tune
 from unflinch.edit.low_rank import added, scaled
 from unflinch.models.forward import scored_hidden
 from unflinch.models.load import LoadedModel
 from unflinch.models.workers import by_first
+from unflinch.models.writers import choose_writers
 from unflinch.options import FitOptions
 from unflinch.patch.attach import attached
 from unflinch.results import FitStage, PatchSummary
@@ -36,7 +38,7 @@ Checkpoint = Callable[[str, Callable[[], FittedStage]], FittedStage]
 STIFFNESS = 100.0
 """Price of missing a bound, on gradients scaled to mean square 1: bounds are missed only where they contradict."""
 
-_SHARES = {Kind.TARGET: 1.0, Kind.KEEP: 1.0, Kind.GUARD: 0.5, Kind.ORDINARY: 0.5}
+SHARES = {Kind.TARGET: 1.0, Kind.KEEP: 1.0, Kind.GUARD: 0.5, Kind.ORDINARY: 0.5}
 """Prompts of a kind in a step of fine-tuning, in batches."""
 
 
@@ -44,6 +46,7 @@ def closed_form_round(
     loaded: LoadedModel,
     inputs: FitInputs,
     scan: Scan,
+    space: Workspace,
     start: Patch | None,
     options: FitOptions,
     advance: Callable[[int], None],
@@ -54,16 +57,18 @@ def closed_form_round(
         loaded: the base model.
         inputs: what bounds the update, and what it costs.
         scan: openings of refusals.
+        space: for the gradients.
         start: the patch so far.
         options: goals and margins.
         advance: called with the number of finished prompts.
     """
-    score_of = scan.openings.decision_scores
-    with attached(loaded.model, start) if start else nullcontext():
-        found = refusal_gradients(
-            loaded.model, loaded.architecture, list(inputs.metrics), inputs.decisions, score_of, advance=advance
-        )
-    return by_first(lambda: _solved(found, inputs, start, loaded.base_hash, options))
+    score_of, modules = scan.openings.decision_scores, list(inputs.metrics)
+    with space.gradients() as zeros:
+        with attached(loaded.model, start) if start else nullcontext():
+            found = refusal_gradients(
+                loaded.model, loaded.architecture, modules, inputs.decisions, score_of, zeros=zeros, advance=advance
+            )
+        return by_first(lambda: _solved(found, inputs, start, loaded.base_hash, options))
 
 
 def _solved(
@@ -73,11 +78,11 @@ def _solved(
     scores = found.scores
     bounds = score_bounds(inputs, scores, options)
     bounded = bounds.finite()
-    found, bounds = found.rows(bounded), bounds.rows(bounded)
-    whitened = whitened_gradients(found, inputs.metrics)
+    whitened, bounds = whiten_in_place(found, inputs.metrics, bounded), bounds.rows(bounded)
     gram = gram_matrix(whitened, whitened)
-    multipliers = solve_multipliers(gram, found.scores, bounds, torch.full((len(found.scores),), STIFFNESS))
-    after = (found.scores - gram @ multipliers).float()
+    stiffness = torch.full((len(whitened.scores),), STIFFNESS)
+    multipliers = solve_multipliers(gram, whitened.scores, bounds, stiffness)
+    after = (whitened.scores - gram @ multipliers).float()
     update = closed_form_update(whitened, multipliers, inputs.metrics, 2 * options.rank)
     parts = [start.factors, update] if start else [update]
     patch = Patch(added(parts, inputs.metrics, options.rank), base_hash)
@@ -96,7 +101,7 @@ def fine_tuned(
     lesson = Lesson(
         inputs.decisions,
         score_bounds(inputs, torch.full_like(inputs.base_scores, -torch.inf), options),
-        tuple(DecisionGroup(inputs.rows(kind), share) for kind, share in _SHARES.items()),
+        tuple(DecisionGroup(inputs.rows(kind), share) for kind, share in SHARES.items()),
         inputs.sequences,
         base.clone(),
     )
@@ -121,6 +126,7 @@ def fit_patch(
     options: FitOptions,
     progress: Progress,
     checkpoint: Checkpoint,
+    space: Workspace,
 ) -> tuple[Patch, list[FitStage], PatchSummary]:
     """Return the patch, its stages as measured on `select` prompts, and its size.
 
@@ -131,14 +137,17 @@ def fit_patch(
         options: of this step.
         progress: called while computing.
         checkpoint: keeps every stage's patch, so that an interrupted fit goes on.
+        space: for the statistics.
     """
-    inputs = prepare_fit(loaded, baseline, scan, options, progress)
+    inputs = prepare_fit(loaded, baseline, scan, space, options, progress)
     panel = SelectPanel(loaded, baseline, scan.openings)
     stages = Stages(loaded, panel, options)
     for number in range(options.rounds):
         name = "closed_form" if number == 0 else f"constrained_{number}"
         advance = counter(progress, f"fit: {name.replace('_', ' ')}", len(inputs.decisions))
-        found = checkpoint(name, partial(closed_form_round, loaded, inputs, scan, stages.whole, options, advance))
+        found = checkpoint(
+            name, partial(closed_form_round, loaded, inputs, scan, space, stages.whole, options, advance)
+        )
         if not stages.compare(name, found.patch):
             break  # another round would begin, and end, where this one did
         if number == 0:
@@ -154,8 +163,9 @@ def fit_patch(
         strength, stage = choose_strength(panel, live, stages.start, options, advance)
     table = [*stages.table, stage]
     final = Patch(scaled(best.factors, strength), loaded.base_hash)
-    weights = sum(p.numel() for p in loaded.model.parameters())
-    summary = PatchSummary(final.parameters, final.parameters / weights, options.rank, len(final.factors), strength)
+    writers = choose_writers(loaded.model, loaded.architecture, scan.subspace.layers, options.writers).coverage
+    share = final.parameters / loaded.parameters
+    summary = PatchSummary(final.parameters, share, options.rank, len(final.factors), strength, writers)
     return final, table, summary
 
 

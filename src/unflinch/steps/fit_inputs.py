@@ -12,11 +12,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from unflinch.activations.gradients import fisher_metrics
+from unflinch.activations.scratch_space import FLOAT_BYTES, Workspace, groups_within
 from unflinch.artifacts import FittedStage, ModuleMetric
 from unflinch.edit.closed_form import ScoreBounds
 from unflinch.metrics.refusal_score import Decision
 from unflinch.models.chat import encode
+from unflinch.models.layers import module_shape
 from unflinch.models.load import LoadedModel
+from unflinch.models.writers import choose_writers
 from unflinch.options import FitOptions
 from unflinch.steps.baseline import Baseline, BaselineSet
 from unflinch.steps.decisions import decisions
@@ -26,7 +29,7 @@ from unflinch.steps.scan import Scan
 Ids = tuple[int, ...]
 Item = TypeVar("Item")
 
-_COSTED = 200
+COSTED = 200
 """Ordinary prompts from which the cost of a change is taken; the fine-tuning uses all."""
 
 _NEAR_BOUND = 0.75
@@ -84,28 +87,41 @@ class FitInputs:
 
 
 def prepare_fit(
-    loaded: LoadedModel, baseline: Baseline, scan: Scan, options: FitOptions, progress: Progress
+    loaded: LoadedModel,
+    baseline: Baseline,
+    scan: Scan,
+    space: Workspace,
+    options: FitOptions,
+    progress: Progress,
 ) -> FitInputs:
     """Return the edited modules with what changing them costs, and the prompts that bound the update.
 
     Keeps that the base model answers are left out: they bound nothing. All guard prompts stay, those of `select` too:
     no choice needs them, and every bound makes the guard stronger. Prompts that were not asked come along: the first
-    round finds out by their scores what the base model does with them.
+    round finds out by their scores what the base model does with them. With thinking on they have no thought behind
+    which to take a score, and are left out.
     """
     fit = baseline.fit
     sequences = ordinary_sequences(loaded, fit, options.answer_tokens)
     asked = {
         Kind.TARGET: fit.refused("targets"),
         Kind.KEEP: fit.refused("keep"),
-        Kind.GUARD: [*fit.guard, *baseline.select.guard],
-        Kind.ORDINARY: [*fit.ordinary, *(a for a in fit.targets if not a.refused)],
+        Kind.GUARD: [*fit.decided("guard"), *baseline.select.decided("guard")],
+        Kind.ORDINARY: [*fit.decided("ordinary"), *(a for a in fit.decided("targets") if not a.refused)],
     }
-    unasked = {Kind.TARGET: fit.unasked_targets, Kind.KEEP: fit.unasked_keep, Kind.ORDINARY: fit.unasked_ordinary}
+    unasked = {
+        kind: [prompt for prompt in prompts if not prompt.thinking]
+        for kind, prompts in (
+            (Kind.TARGET, fit.unasked_targets),
+            (Kind.KEEP, fit.unasked_keep),
+            (Kind.ORDINARY, fit.unasked_ordinary),
+        )
+    }
     found = decisions(loaded.tokenizer, _flat(asked), scan.openings)
     more = [Decision(encode(loaded.tokenizer, prompt)) for prompt in _flat(unasked)]
     kinds = [kind for group in (asked, unasked) for kind, prompts in group.items() for _ in prompts]
     return FitInputs(
-        module_metrics(loaded, scan, sequences, options, progress),
+        module_metrics(loaded, scan, sequences, space, options, progress),
         found + more,
         torch.tensor(kinds),
         torch.arange(len(kinds)) >= len(found),
@@ -116,31 +132,50 @@ def prepare_fit(
 def ordinary_sequences(loaded: LoadedModel, sets: BaselineSet, tokens: int) -> list[Ids]:
     """Return answered ordinary prompts up to the token before the `tokens`-th of the base model's own answer."""
     return [
-        (*encode(loaded.tokenizer, a.prompt), *a.tokens[: tokens - 1])
+        (*a.before_answer(loaded.tokenizer), *a.tokens[: tokens - 1])
         for a in sets.answered("ordinary")
         if len(a.tokens) >= tokens
     ]
 
 
 def module_metrics(
-    loaded: LoadedModel, scan: Scan, sequences: Sequence[Ids], options: FitOptions, progress: Progress
+    loaded: LoadedModel,
+    scan: Scan,
+    sequences: Sequence[Ids],
+    space: Workspace,
+    options: FitOptions,
+    progress: Progress,
 ) -> dict[str, ModuleMetric]:
-    """Return the modules to be edited, and what a change of each costs."""
-    architecture = loaded.architecture
-    writers = architecture.writers[-1:] if options.writers == "feed_forward" else architecture.writers
-    modules = [f"{architecture.layers}.{layer}.{writer}" for layer in scan.subspace.layers for writer in writers]
-    costed = sequences[:_COSTED]
-    return fisher_metrics(
-        loaded.model,
-        architecture,
-        modules,
-        costed,
-        options.answer_tokens,
-        input_shrinkage=options.input_shrinkage,
-        output_shrinkage=options.output_shrinkage,
-        seed=options.seed,
-        advance=counter(progress, "fit: what a change costs", len(costed)),
-    )
+    """Return the modules to be edited, and what a change of each costs.
+
+    As many modules a pass as there is space for the sums of; every pass reads the same prompts and samples the same
+    labels, so that passes change nothing.
+    """
+    modules = choose_writers(loaded.model, loaded.architecture, scan.subspace.layers, options.writers).modules
+    groups = groups_within({name: _bytes_of_sums(loaded, name) for name in modules}, space.sums)
+    costed = sequences[:COSTED]
+    advance = counter(progress, "fit: what a change costs", len(costed) * len(groups))
+    metrics: dict[str, ModuleMetric] = {}
+    for group in groups:
+        metrics |= fisher_metrics(
+            loaded.model,
+            loaded.architecture,
+            group,
+            costed,
+            options.answer_tokens,
+            input_shrinkage=options.input_shrinkage,
+            output_shrinkage=options.output_shrinkage,
+            seed=options.seed,
+            zeros=space.metrics,
+            advance=advance,
+        )
+    return metrics
+
+
+def _bytes_of_sums(loaded: LoadedModel, name: str) -> int:
+    """Return what the second moments of a module's inputs and output gradients take."""
+    inputs, outputs = module_shape(loaded.model, name)
+    return FLOAT_BYTES * (inputs**2 + outputs**2)
 
 
 def score_bounds(inputs: FitInputs, scores: Float[Tensor, " decisions"], options: FitOptions) -> ScoreBounds:

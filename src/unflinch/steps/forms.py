@@ -49,13 +49,20 @@ def validate_forms(
     """
     panel = HeldOutPanel(loaded, test, options, progress)
     missing = {f"merged, {one.name}": reason for one in NUMBER_FORMATS if (reason := one.missing())}
+    if loaded.quantisation:
+        missing = {"merged": f"the weights are quantised ({loaded.quantisation})"}
     return FormReport(tuple(measure(panel, form) for form in forms_of(loaded, patch)), missing)
 
 
 def forms_of(loaded: LoadedModel, patch: Patch) -> Iterator[Form]:
-    """Yield the adapter along its dial, the merged model, and that in every number format that can be made here."""
+    """Yield the adapter along its dial, the merged model, and that in every number format that can be made here.
+
+    Quantised weights take no patch and are in a number format already.
+    """
     for strength in DIAL:
         yield Form(f"adapter at {strength:g}", partial(attached, loaded.model, patch, strength))
+    if loaded.quantisation:
+        return
     yield Form(f"merged, {loaded.dtype_name}", partial(merged, loaded.model, patch, 1.0))
     for fmt in NUMBER_FORMATS:
         if not fmt.missing():

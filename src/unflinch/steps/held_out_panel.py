@@ -39,6 +39,8 @@ class Refused:
     prompts: list[Prompt]
     answers: list[Answered]
     asked: int
+    undecided: int
+    """Of those asked, the ones whose thought did not close."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,11 @@ class Ordinary:
     answers: list[Answered]
     sequences: list[AnsweredSequence]
     base: torch.Tensor
-    others: list[Prompt]
-    """Those that it does not plainly answer: they count in Heretic's protocol alone."""
+    others: list[tuple[int, ...]]
+    """What it has read before each answer that is no plain one: these count in Heretic's protocol alone."""
+    asked: int
+    undecided: int
+    """Of those asked, the ones whose thought did not close."""
 
 
 class RefusedPanel:
@@ -99,14 +104,21 @@ class RefusedPanel:
             for prompt, before, now in zip(refused.prompts, refused.answers, after[kind], strict=True):
                 texts = (before.text, now.text) if kind == "target" else ("", "")
                 labels = (before.judgement.label, now.judgement.label)
-                rows.append(Outcome(kind, prompt.text, prompt.category, prompt.language, *labels, *texts))
+                about = (prompt.text, prompt.category, prompt.language)
+                rows.append(Outcome(kind, *about, *labels, *texts, thinking=prompt.thinking))
         return tuple(rows)
 
     def ask(self, prompts: Sequence[Prompt], what: str, tokens: int, choose: Choose = greedy) -> list[Answered]:
         """Return the judged answers of the model as it stands."""
         advance = counter(self.progress, what, len(prompts))
         model, tokenizer = self.loaded.model, self.loaded.tokenizer
-        return ask(model, tokenizer, prompts, self.judge, tokens, choose=choose, advance=advance)
+        thinking = self.loaded.thinking
+        return ask(model, tokenizer, prompts, self.judge, tokens, thinking=thinking, choose=choose, advance=advance)
+
+    def before_answer(self, prompt: Prompt, answer: Answered) -> tuple[int, ...]:
+        """Return all that the base model has read before the first token of its answer, its own thought included."""
+        assert answer.thought is not None, "behind a thought that does not close there is no answer"
+        return (*encode(self.loaded.tokenizer, prompt), *answer.thought)
 
     def _refused(self, kind: PromptKind, prompts: tuple[Prompt, ...]) -> Refused:
         answers = self.ask(prompts, f"validate: asking {kind} prompts", min(GLANCE, self.options.answer_tokens))
@@ -115,7 +127,8 @@ class RefusedPanel:
         for i, answer in zip(undecided, whole, strict=True):
             answers[i] = answer
         pairs = [(p, a) for p, a in zip(prompts, answers, strict=True) if a.judgement.label == "refuses"]
-        return Refused(kind, [p for p, _ in pairs], [a for _, a in pairs], len(prompts))
+        unclosed = sum(a.thought is None for a in answers)
+        return Refused(kind, [p for p, _ in pairs], [a for _, a in pairs], len(prompts), unclosed)
 
 
 class HeldOutPanel(RefusedPanel):
@@ -139,6 +152,15 @@ class HeldOutPanel(RefusedPanel):
         counts["ordinary"] = len(self.ordinary.prompts)
         return counts
 
+    def thoughts(self) -> tuple[int, int]:
+        """Return how many test prompts were asked in each mode, and how many thoughts of the base model did not close.
+
+        Only with thinking on there are any that could fail to.
+        """
+        asked = self.ordinary.asked + sum(refused.asked for refused in self.refused.values())
+        undecided = self.ordinary.undecided + sum(refused.undecided for refused in self.refused.values())
+        return asked // len(self.loaded.modes), undecided
+
     def kl(self, change: Change, what: str) -> SequenceKL:
         """Return the changed model's KL along the base model's answers to ordinary prompts."""
         advance = counter(self.progress, f"validate: KL, {what}", len(self.ordinary.sequences))
@@ -146,14 +168,19 @@ class HeldOutPanel(RefusedPanel):
 
     def _ordinary(self, prompts: tuple[Prompt, ...]) -> Ordinary:
         asked = self.ask(prompts, "validate: asking ordinary prompts", self.options.kl_tokens)
-        pairs = [(p, a) for p, a in zip(prompts, asked, strict=True) if a.judgement.label == "answers" and a.tokens]
+        rows = list(zip(prompts, asked, strict=True))
+        pairs = [(p, a) for p, a in rows if _answers(a)]
         if not pairs:
             raise PromptSetError(f"the model answers none of the {len(prompts)} ordinary test prompts; give others")
-        sequences = [AnsweredSequence(encode(self.loaded.tokenizer, p), a.tokens) for p, a in pairs]
-        answered = [p for p, _ in pairs]
-        others = [p for p in prompts if p not in answered]
+        sequences = [AnsweredSequence(self.before_answer(p, a), a.tokens) for p, a in pairs]
+        others = [self.before_answer(p, a) for p, a in rows if not _answers(a) and a.thought is not None]
         base = base_states(self.loaded.model, sequences)
-        return Ordinary(answered, [a for _, a in pairs], sequences, base, others)
+        undecided = sum(a.thought is None for a in asked)
+        return Ordinary([p for p, _ in pairs], [a for _, a in pairs], sequences, base, others, len(prompts), undecided)
+
+
+def _answers(answer: Answered) -> bool:
+    return answer.judgement.label == "answers" and bool(answer.tokens)
 
 
 def refusal_counts(outcomes: Sequence[Outcome], kind: PromptKind) -> RefusalCounts:

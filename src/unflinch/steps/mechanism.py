@@ -12,10 +12,8 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from unflinch.activations.collect import collect_activations
-from unflinch.data.prompts import Prompt
 from unflinch.metrics.intervals import rate
 from unflinch.metrics.refusal_score import RefusalOpenings
-from unflinch.models.chat import encode_all
 from unflinch.models.forward import last_logits
 from unflinch.models.hooks import ablated_direction
 from unflinch.models.load import LoadedModel
@@ -51,7 +49,7 @@ class _Asked:
     answered: list[tuple[int, ...]]
     held_out_refused: list[tuple[int, ...]]
     held_out_answered: list[tuple[int, ...]]
-    keeps: list[Prompt]
+    keeps: list[Asked]
     """Right refusals, none of the ones from which directions are found."""
 
 
@@ -104,7 +102,7 @@ def _chosen(loaded: LoadedModel, baseline: Baseline) -> _Asked:
     """Return the prompts; of the answered ones those first that resemble the refused."""
 
     def ids(asked: Sequence[Asked]) -> list[tuple[int, ...]]:
-        return encode_all(loaded.tokenizer, [a.prompt for a in asked[:_MOST]])
+        return [a.before_answer(loaded.tokenizer) for a in asked[:_MOST]]
 
     def answered(sets: BaselineSet) -> list[Asked]:
         return [a for kind in ("targets", "keep", "ordinary") for a in getattr(sets, kind) if a.label == "answers"]
@@ -114,7 +112,7 @@ def _chosen(loaded: LoadedModel, baseline: Baseline) -> _Asked:
         return [*sets.refused("targets")[:half], *sets.refused("keep")[:half]]
 
     fit, select = baseline.fit, baseline.select
-    keeps = [a.prompt for a in select.refused("keep") + select.refused("guard")][:_ASKED]
+    keeps = (select.refused("keep") + select.refused("guard"))[:_ASKED]
     return _Asked(ids(refused(fit)), ids(answered(fit)), ids(refused(select)), ids(answered(select)), keeps)
 
 
@@ -145,12 +143,12 @@ def _take_out_next(
     loaded: LoadedModel,
     taken: _TakenOut,
     directions: Float[Tensor, "layers width"],
-    keeps: Sequence[Prompt],
+    keeps: Sequence[Asked],
     openings: RefusalOpenings,
     progress: Progress,
 ) -> Ablation:
     """Take out the direction, of those of the middle layers, that lowers the right refusals' scores most."""
-    sequences = encode_all(loaded.tokenizer, keeps)
+    sequences = [a.before_answer(loaded.tokenizer) for a in keeps]
 
     def scores(direction: Float[Tensor, " width"], most: int | None) -> Tensor:
         with taken.ablated(direction):
@@ -167,7 +165,15 @@ def _take_out_next(
     opens = int((scores(directions[layer], None) > 0).sum())
     taken.directions.append(directions[layer])
     with taken.ablated():
-        answers = ask(loaded.model, loaded.tokenizer, keeps, BundledJudge(), _GLANCE, advance=advance)
+        answers = ask(
+            loaded.model,
+            loaded.tokenizer,
+            [a.prompt for a in keeps],
+            BundledJudge(),
+            _GLANCE,
+            thinking=loaded.thinking,
+            advance=advance,
+        )
     refused = sum(answer.judgement.label == "refuses" for answer in answers)
     return Ablation(number, layer, rate(opens, len(keeps)), rate(refused, len(keeps)))
 
@@ -183,7 +189,7 @@ def _when_decided(loaded: LoadedModel, baseline: Baseline, openings: RefusalOpen
     ]
     first = thought = 0
     for asked in refused:
-        if "<think>" in str(loaded.tokenizer.decode(list(asked.tokens))):
+        if asked.thought or "<think>" in str(loaded.tokenizer.decode(list(asked.tokens))):
             thought += 1
         elif openings.tokens[asked.tokens[0]]:
             first += 1

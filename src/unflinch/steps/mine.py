@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from unflinch.data.mine import spectrum, spectrum_warnings
+from unflinch.data.mine import MinedPrompts, spectrum, spectrum_warnings
 from unflinch.data.prompts import Prompt, guard_prompts
 from unflinch.data.splits import check_targets
 from unflinch.models.load import LoadedModel
@@ -14,25 +12,27 @@ from unflinch.validate.bundled_judge import BundledJudge
 from unflinch.validate.refusal_rate import ask
 
 
-@dataclass(frozen=True)
-class MinedPrompts:
-    """The refused candidates, and whether they are broad enough."""
-
-    refused: tuple[Prompt, ...]
-    asked: int
-    warnings: list[str]
-
-
 def mine_prompts(
     loaded: LoadedModel, candidates: tuple[Prompt, ...], options: ScanOptions, progress: Progress
 ) -> MinedPrompts:
-    """Return the candidates that the model refuses.
+    """Return the candidates that the model refuses, with thinking on or off.
 
     Raises:
         PromptSetError: if there are no candidates, or one is a guard prompt.
     """
     check_targets(candidates, guard_prompts(), ())
-    advance = counter(progress, "mine: asking candidates", len(candidates))
-    answers = ask(loaded.model, loaded.tokenizer, candidates, BundledJudge(), options.decision_tokens, advance=advance)
-    refused = tuple(p for p, a in zip(candidates, answers, strict=True) if a.judgement.label == "refuses")
+    asked = loaded.in_modes(candidates)
+    advance = counter(progress, "mine: asking candidates", len(asked))
+    answers = ask(
+        loaded.model,
+        loaded.tokenizer,
+        asked,
+        BundledJudge(),
+        options.decision_tokens,
+        thinking=loaded.thinking,
+        advance=advance,
+    )
+    refuses = [a.judgement.label == "refuses" for a in answers]
+    modes = len(loaded.modes)
+    refused = tuple(p for row, p in enumerate(candidates) if any(refuses[row * modes : (row + 1) * modes]))
     return MinedPrompts(refused, len(candidates), spectrum_warnings(spectrum(refused)))

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from unflinch.activations.scratch_space import Workspace, workspace
 from unflinch.config import RunConfig, as_settings
-from unflinch.data.splits import Splits
+from unflinch.data.splits import PromptSets, Splits
 from unflinch.models.load import LoadedModel, load_model
+from unflinch.models.memory_plan import MemoryPlan
+from unflinch.models.thinking import thinking_modes
 from unflinch.models.workers import all_or_none
 from unflinch.options import ModelOptions
 from unflinch.run_folder import RunFolder
+from unflinch.steps.memory import plan_run
 from unflinch.steps.mirror import mirror_step, open_for_all
 from unflinch.steps.prepare import load_splits
 from unflinch.steps.progress import Progress, silent
 
+Sets = TypeVar("Sets", bound=PromptSets)
 StepDone = Callable[[str, dict[str, Any], float], None]
 """Called when a step ends: its name, headline figures, seconds."""
 
@@ -30,6 +36,7 @@ class Run:
     folder: RunFolder
     loaded: LoadedModel
     splits: Splits
+    plan: MemoryPlan
     progress: Progress
     step_done: StepDone
 
@@ -43,24 +50,47 @@ class Run:
         self.step_done(name, headline(stored["data"]), stored["seconds"])
         return stored["data"]
 
+    def workspace(self) -> AbstractContextManager[Workspace]:
+        """Give the place for large statistics: in memory as far as planned, the rest below the run folder."""
+        allowed = self.plan.allowed
+        return workspace(self.folder.scratch, allowed.metrics, allowed.gradients, allowed.sums)
+
 
 def start_run(
     config: RunConfig, folder: Path, resume: bool, progress: Progress | None, step_done: StepDone | None
 ) -> Run:
-    """Return an open run: prompts are checked first, then the folder is made, then the model is loaded."""
+    """Return an open run: prompts and memory are checked first, then the folder is made, then the model is loaded."""
+    started = time.perf_counter()
+    tell = step_done or (lambda *_: None)
     splits = all_or_none(lambda: load_splits(config.prompts))
+    plan = all_or_none(lambda: plan_run(config, splits))
     opened = open_for_all(folder, as_settings(config), resume)
-    return Run(config, opened, load_from(config.model), splits, progress or silent, step_done or (lambda *_: None))
+    tell("memory", plan.headline(), time.perf_counter() - started)
+    loaded = load_from(config.model)
+    asked = Splits(_in_modes(loaded, splits.fit), _in_modes(loaded, splits.select), _in_modes(loaded, splits.test))
+    return Run(config, opened, loaded, asked, plan, progress or silent, tell)
+
+
+def _in_modes(loaded: LoadedModel, sets: Sets) -> Sets:
+    """Return every prompt as it is asked: once a mode, under the run's system prompt."""
+    kinds = ("targets", "keep", "guard", "ordinary")
+    return replace(sets, **{kind: loaded.in_modes(getattr(sets, kind)) for kind in kinds})
 
 
 def load_from(options: ModelOptions) -> LoadedModel:
-    """Return the model that the options name."""
-    return all_or_none(
+    """Return the model that the options name, with the way in which they have it asked."""
+    loaded = all_or_none(
         lambda: load_model(
             options.model,
             dtype=options.dtype,
             device=options.device,
             revision=options.revision,
             trust_remote_code=options.trust_remote_code,
+            layers=options.layers,
+            writers=options.writers,
+            load_in=options.load_in,
         )
     )
+    modes = thinking_modes(loaded.thinking, options.thinking, options.model)
+    thinking = loaded.thinking and replace(loaded.thinking, most_tokens=options.thinking_tokens)
+    return replace(loaded, modes=modes, thinking=thinking, system_prompt=options.system_prompt)

@@ -7,7 +7,6 @@ from collections import defaultdict
 import torch
 
 from unflinch.metrics.refusal_score import RefusalOpenings, mine_openings
-from unflinch.models.chat import encode_all
 from unflinch.models.forward import Ids, last_logits
 from unflinch.models.generate import generate
 from unflinch.models.load import LoadedModel
@@ -42,8 +41,8 @@ def model_openings(loaded: LoadedModel, sets: BaselineSet, tokens: int, progress
     answers: list[Ids] = [a.tokens for a in asked]
     refused = [a.label != "answers" for a in asked]
     judge = RuleJudge()
-    prompts = [a.prompt for a in sets.refused("targets")][:_PROMPTS]
-    likely = _likely_beginnings(loaded, encode_all(loaded.tokenizer, prompts))
+    targets = sets.refused("targets")[:_PROMPTS]
+    likely = _likely_beginnings(loaded, [a.before_answer(loaded.tokenizer) for a in targets])
     begun = by_first(lambda: likely)
     advance = counter(progress, "scan: how refusals begin", len(begun))
     sequences = [sequence for _, sequence in begun]
@@ -52,7 +51,7 @@ def model_openings(loaded: LoadedModel, sets: BaselineSet, tokens: int, progress
         answer = (sequence[-1], *ending)
         text = str(loaded.tokenizer.decode(list(answer), skip_special_tokens=True))
         answers.append(answer)
-        refused.append(judge(prompts[row].text, text).label != "answers")
+        refused.append(judge(targets[row].prompt.text, text).label != "answers")
     head = loaded.model.get_output_embeddings()
     return mine_openings(answers, refused, head.weight.shape[0])
 

@@ -63,11 +63,12 @@ def write_results(opened: Run, baseline: Baseline) -> dict[str, Any]:
             "model_type": model.config.model_type,
             "revision": opened.loaded.revision,
             "dtype": opened.loaded.dtype_name,
-            "parameters": sum(p.numel() for p in model.parameters()),
+            "parameters": opened.loaded.parameters,
             "layers": opened.loaded.depth,
             "base_hash": opened.loaded.base_hash,
         },
         "settings": plain(as_settings(opened.config)),
+        "memory": plain(opened.plan),
         "prompts": {
             "fit": baseline.fit.counts(),
             "select": baseline.select.counts(),
@@ -80,8 +81,9 @@ def write_results(opened: Run, baseline: Baseline) -> dict[str, Any]:
         "seconds": _seconds({name: step["seconds"] for name, step in steps.items()}),
         "verdict": {"passed": all(limit["passed"] for limit in limits), "limits": limits},
     }
-    for kind in ("targets", "keep", "guard"):
-        results[kind]["lost"] = results[kind]["refused_before"] - results[kind]["refused_after"]
+    for counts in (results, *results.get("modes", ())):  # results of before there were modes have none
+        for kind in ("targets", "keep", "guard"):
+            counts[kind]["lost"] = counts[kind]["refused_before"] - counts[kind]["refused_after"]
     write_json(opened.folder.path / RESULTS, results)
     return results
 

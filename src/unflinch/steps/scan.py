@@ -15,7 +15,6 @@ from torch import Tensor
 from unflinch.activations.collect import collect_activations
 from unflinch.artifacts import RefusalSubspace
 from unflinch.metrics.refusal_score import RefusalOpenings
-from unflinch.models.chat import encode_all
 from unflinch.models.forward import last_logits
 from unflinch.models.hooks import ablated_direction
 from unflinch.models.load import LoadedModel
@@ -86,10 +85,10 @@ def scan_model(loaded: LoadedModel, baseline: Baseline, options: ScanOptions, pr
 
 
 def twins(sets: BaselineSet) -> list[int | None]:
-    """Return for every refused target in use the row of its harmful twin among the refused keeps and guards."""
+    """Return for every refused target in use the row of its twin among the refused keeps and guards, asked alike."""
     keeps = _refused(sets, "keep", "guard")
-    rows = {asked.prompt.contrast_of: row for row, asked in enumerate(keeps) if asked.prompt.contrast_of}
-    return [rows.get(asked.prompt.text) for asked in _refused(sets, "targets")]
+    rows = {(a.prompt.contrast_of, a.prompt.thinking): row for row, a in enumerate(keeps) if a.prompt.contrast_of}
+    return [rows.get((a.prompt.text, a.prompt.thinking)) for a in _refused(sets, "targets")]
 
 
 def _refused(sets: BaselineSet, *kinds: str) -> list[Asked]:
@@ -119,7 +118,7 @@ def load_scan(path: Path, summary: dict[str, Any]) -> Scan:
 
 
 def _states(loaded: LoadedModel, asked: Sequence[Asked], what: str, progress: Progress) -> Tensor:
-    sequences = encode_all(loaded.tokenizer, [a.prompt for a in asked])
+    sequences = [a.before_answer(loaded.tokenizer) for a in asked]
     advance = counter(progress, what, len(sequences))
     return collect_activations(loaded.model, loaded.architecture, sequences, advance=advance).states
 
@@ -149,7 +148,7 @@ def strongest_layer(
         openings: give the refusal score.
         advance: called after each layer.
     """
-    sequences = encode_all(loaded.tokenizer, [a.prompt for a in targets])
+    sequences = [a.before_answer(loaded.tokenizer) for a in targets]
     scores = {}
     for layer in candidates:
         with ablated_direction(loaded.model, loaded.architecture, directions[layer].to(loaded.model.device)):

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from unflinch.metrics.kl import kl_divergence
 from unflinch.metrics.refusal_score import RefusalOpenings
-from unflinch.models.chat import encode_all
 from unflinch.models.forward import last_logits, logits_from_hidden, scored_hidden
 from unflinch.models.load import LoadedModel
 from unflinch.models.workers import by_first
@@ -63,9 +62,9 @@ class SelectPanel:
         self.prompts = {kind: [a.prompt for a in baseline.select.refused(kind)] for kind in _KINDS}
         self.opening = {}
         for kind in _KINDS:
-            opened = [a.prompt for a in baseline.select.refused(kind) if self._opened(a)]
-            self.opening[kind] = encode_all(loaded.tokenizer, opened[:_MOST_OPENINGS])
-        self.ordinary = encode_all(loaded.tokenizer, [a.prompt for a in baseline.select.answered("ordinary")])
+            opened = [a for a in baseline.select.refused(kind) if self._opened(a)]
+            self.opening[kind] = [a.before_answer(loaded.tokenizer) for a in opened[:_MOST_OPENINGS]]
+        self.ordinary = [a.before_answer(loaded.tokenizer) for a in baseline.select.answered("ordinary")]
         self.base = self._states()
         self.base_scores = self._scores()
 
@@ -100,9 +99,11 @@ class SelectPanel:
     @torch.inference_mode()
     def by_answers(self, name: str, note: str, judged_tokens: int, advance: Callable[[int], None]) -> FitStage:
         """Return how the model as it stands does, by judging its answers as `validate` does."""
-        refused = {}
+        refused, loaded = {}, self.loaded
         for kind, prompts in self.prompts.items():
-            answers = ask(self.loaded.model, self.loaded.tokenizer, prompts, BundledJudge(), judged_tokens)
+            answers = ask(
+                loaded.model, loaded.tokenizer, prompts, BundledJudge(), judged_tokens, thinking=loaded.thinking
+            )
             refused[kind] = [counts_as_refused(kind == "targets", a.judgement.label) for a in answers]
             advance(len(prompts))
         return _stage(name, note, refused, self._kl())

@@ -12,29 +12,23 @@ from unflinch.data.dialogues import bundled_dialogues
 from unflinch.data.splits import TestPrompts
 from unflinch.metrics.intervals import rate
 from unflinch.metrics.kl import kl_distribution, kl_divergence
-from unflinch.models.chat import encode_all
 from unflinch.models.forward import logits_from_hidden, scored_hidden
 from unflinch.models.load import LoadedModel
 from unflinch.models.workers import by_first
 from unflinch.options import ValidateOptions
 from unflinch.patch.attach import attached
-from unflinch.results import (
-    DialogueReport,
-    GroupRate,
-    KLReport,
-    Outcome,
-    PromptKL,
-    ValidationResults,
-)
+from unflinch.results import GroupRate, KLReport, Outcome, PromptKL
 from unflinch.steps.held_out_panel import KINDS, NAMES, Change, HeldOutPanel, refusal_counts
 from unflinch.steps.progress import Progress, counter
 from unflinch.steps.scan import Scan
+from unflinch.steps.thinking_modes import mode_figures
 from unflinch.steps.yardstick import yardstick
 from unflinch.validate.dialogue_report import report_dialogues
 from unflinch.validate.kl_distribution import SequenceKL
 from unflinch.validate.kl_groups import kl_groups, kl_positions
 from unflinch.validate.refusal_rate import grouped_rates
 from unflinch.validate.verdict import judge_run
+from unflinch.validation_results import DialogueReport, ValidationResults
 
 _WORST = 10
 
@@ -70,8 +64,7 @@ def kl_report(panel: HeldOutPanel, kl: SequenceKL, noise_floor: float, change: C
 @torch.inference_mode()
 def _first_token_of_others(panel: HeldOutPanel, change: Change) -> list[float]:
     """Return first-token KL of the ordinary prompts that the base model does not plainly answer."""
-    model, tokenizer = panel.loaded.model, panel.loaded.tokenizer
-    others = encode_all(tokenizer, panel.ordinary.others)
+    model, others = panel.loaded.model, panel.ordinary.others
     if not others:
         return []
     base = scored_hidden(model, others, 1)[:, 0]
@@ -87,11 +80,12 @@ def ordinary_dialogues(panel: HeldOutPanel, change: Change) -> DialogueReport:
     return report_dialogues(
         loaded.model,
         loaded.tokenizer,
-        bundled_dialogues(options.dialogues),
+        loaded.in_modes(bundled_dialogues(options.dialogues)),
         panel.judge,
         change,
         options.dialogue_tokens,
         lambda what, answers: counter(panel.progress, f"validate: dialogues, {what}", answers),
+        loaded.thinking,
     )
 
 
@@ -142,7 +136,8 @@ def validate_patch(
         return attached(loaded.model, patch)
 
     outcomes = panel.outcomes(panel.after(change, "patched"))
-    kl = kl_report(panel, panel.kl(change, "patched"), noise_floor, change)
+    along = panel.kl(change, "patched")
+    kl = kl_report(panel, along, noise_floor, change)
     dialogues = ordinary_dialogues(panel, change)
     counts = {kind: refusal_counts(outcomes, kind) for kind in KINDS}
     verdict = judge_run(
@@ -166,5 +161,6 @@ def validate_patch(
         yardstick(panel, scan, counts["target"].refused_after / counts["target"].n),
         outcomes,
         verdict,
+        mode_figures(panel, outcomes, along),
     )
     return results, panel.counts()

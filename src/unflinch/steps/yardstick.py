@@ -9,7 +9,6 @@ from functools import partial
 import torch
 
 from unflinch.metrics.kl import kl_distribution
-from unflinch.models.chat import encode_all
 from unflinch.models.forward import last_logits
 from unflinch.models.hooks import ablated_direction
 from unflinch.models.workers import by_first
@@ -36,7 +35,7 @@ def yardstick(panel: HeldOutPanel, scan: Scan, share: float) -> Yardstick:
     loaded, refused = panel.loaded, panel.refused["target"]
     direction = scan.ablation_direction.to(loaded.model.device)
     pairs = zip(refused.prompts, refused.answers, strict=True)
-    opened = encode_all(loaded.tokenizer, [p for p, a in pairs if scan.openings.tokens[a.tokens[0]]][:_DIALLED])
+    opened = [panel.before_answer(p, a) for p, a in pairs if scan.openings.tokens[a.tokens[0]]][:_DIALLED]
 
     def ablated(strength: float) -> AbstractContextManager[object]:
         return ablated_direction(loaded.model, loaded.architecture, direction, strength)

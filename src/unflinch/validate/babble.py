@@ -73,3 +73,11 @@ def guess_language(text: str) -> str | None:
     best = max(counts, key=lambda language: counts[language])
     total = sum(any(word in words for words in _SETS.values()) for word in found)
     return best if total >= _ENOUGH_WORDS and counts[best] >= _MOSTLY * total else None
+
+
+def is_other_language(text: str, language: str) -> bool:
+    """Whether a text is in another of our six languages than the one given, as far as letters and commonest words tell.
+
+    False where they do not.
+    """
+    return other_script_share(text, language) > _MOSTLY or guess_language(text) not in (None, language)

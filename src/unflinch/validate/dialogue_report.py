@@ -14,9 +14,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from unflinch.data.dialogues import Dialogue
 from unflinch.metrics.intervals import Draws, percentile_interval, rate, resampled
 from unflinch.metrics.kl import kl_distribution
-from unflinch.results import DialogueOutcome, DialogueReport, Estimate, Interval, Judgement, Label, Speech, TurnKL
+from unflinch.models.thinking import Thinking
+from unflinch.results import Interval, Judgement, Label
 from unflinch.validate.babble import guess_language, other_script_share, repeated_share
 from unflinch.validate.dialogues import Advance, MeasuredDialogue, Transcript, lead, measure_dialogues
+from unflinch.validation_results import DialogueOutcome, DialogueReport, Estimate, Speech, TurnKL
 
 JudgeAnswer = Callable[[str, str], Label]
 """Takes what was asked and what was answered."""
@@ -43,6 +45,7 @@ def report_dialogues(
     changed: Callable[[], AbstractContextManager[object]],
     max_new_tokens: int,
     progress: Callable[[str, int], Advance],
+    thinking: Thinking | None = None,
 ) -> DialogueReport:
     """Return what a change does to dialogues; those in which the base model refuses a turn are left out.
 
@@ -54,12 +57,13 @@ def report_dialogues(
         changed: context in which the model is patched.
         max_new_tokens: most tokens of an answer.
         progress: called with who answers and how many answers there will be; returns what counts them.
+        thinking: how the model thinks, for dialogues that are led with thinking on.
     """
 
     def label(asked: str, said: str) -> Label:
         return judge(asked, said).label
 
-    led = lead(model, tokenizer, dialogues, max_new_tokens, progress("base model", _count(dialogues)))
+    led = lead(model, tokenizer, dialogues, max_new_tokens, progress("base model", _count(dialogues)), thinking)
     usable = [
         (dialogue, transcript)
         for dialogue, transcript in zip(dialogues, led, strict=True)
@@ -67,7 +71,7 @@ def report_dialogues(
     ]
     kept, before = [dialogue for dialogue, _ in usable], [transcript for _, transcript in usable]
     advance = progress("patched", _count(kept))
-    measured = measure_dialogues(model, tokenizer, kept, before, changed, max_new_tokens, advance)
+    measured = measure_dialogues(model, tokenizer, kept, before, changed, max_new_tokens, advance, thinking)
     return dialogue_report(measured, len(dialogues) - len(kept), max_new_tokens, label)
 
 

@@ -13,9 +13,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from unflinch.data.dialogues import Dialogue
 from unflinch.metrics.kl import kl_divergence
-from unflinch.models.chat import encode
+from unflinch.models.chat import encode_all
 from unflinch.models.forward import logits_from_hidden, scored_hidden
 from unflinch.models.generate import generate
+from unflinch.models.thinking import Thinking, thoughts_of
 
 _ROWS = 256
 """Positions whose logits over the whole vocabulary are held at once."""
@@ -29,6 +30,8 @@ class Messages:
 
     turns: tuple[tuple[str, str], ...]
     """Role and content."""
+    thinking: bool | None = None
+    """Whether the model is to think before it answers."""
 
     def conversation(self) -> list[dict[str, str]]:
         """Return the messages."""
@@ -40,7 +43,7 @@ class Transcript:
     """A dialogue as one model led it, turn by turn."""
 
     contexts: tuple[tuple[int, ...], ...]
-    """Token ids of everything that the model has read before each answer."""
+    """Token ids of everything that the model has read before each answer, its own thought included."""
     answers: tuple[tuple[int, ...], ...]
     texts: tuple[str, ...]
     """The same answers in words."""
@@ -69,8 +72,12 @@ def lead(
     dialogues: Sequence[Dialogue],
     max_new_tokens: int,
     advance: Advance | None = None,
+    thinking: Thinking | None = None,
 ) -> list[Transcript]:
     """Return every dialogue with the model's own greedy answers; each is read by the later turns as it was written.
+
+    Of thoughts later turns read what the chat template hands on, without the thought itself. An answer whose thought
+    does not close is empty.
 
     Args:
         model: the model, patched or not.
@@ -78,17 +85,25 @@ def lead(
         dialogues: what the user says.
         max_new_tokens: most tokens of an answer.
         advance: called with the number of answers written.
+        thinking: how the model thinks, for dialogues that are led with thinking on.
     """
-    turns: list[list[tuple[str, str]]] = [[] for _ in dialogues]
+    turns: list[list[tuple[str, str]]] = [[("system", d.system)] if d.system else [] for d in dialogues]
     contexts: list[list[tuple[int, ...]]] = [[] for _ in dialogues]
     answers: list[list[tuple[int, ...]]] = [[] for _ in dialogues]
     for turn in range(max((len(dialogue.turns) for dialogue in dialogues), default=0)):
         rows = [row for row, dialogue in enumerate(dialogues) if turn < len(dialogue.turns)]
         for row in rows:
             turns[row].append(("user", dialogues[row].turns[turn]))
-            contexts[row].append(encode(tokenizer, Messages(tuple(turns[row]))))
-        read = [contexts[row][-1] for row in rows]
-        for row, answer in zip(rows, generate(model, tokenizer, read, max_new_tokens, advance=advance), strict=True):
+        asked = [Messages(tuple(turns[row]), dialogues[row].thinking) for row in rows]
+        sequences = encode_all(tokenizer, asked)
+        thoughts = thoughts_of(model, tokenizer, asked, sequences, thinking)
+        read = [(*ids, *(thought or ())) for ids, thought in zip(sequences, thoughts, strict=True)]
+        decided = [place for place, thought in enumerate(thoughts) if thought is not None]
+        written = generate(model, tokenizer, [read[place] for place in decided], max_new_tokens, advance=advance)
+        said = dict(zip(decided, written, strict=True))
+        for place, row in enumerate(rows):
+            answer = said.get(place, ())
+            contexts[row].append(read[place])
             answers[row].append(answer)
             turns[row].append(("assistant", str(tokenizer.decode(list(answer), skip_special_tokens=True))))
     return [
@@ -106,6 +121,7 @@ def measure_dialogues(
     changed: Callable[[], AbstractContextManager[object]],
     max_new_tokens: int,
     advance: Advance | None = None,
+    thinking: Thinking | None = None,
 ) -> list[MeasuredDialogue]:
     """Return what the change does along the base model's dialogues, and the dialogues that the changed model leads.
 
@@ -121,13 +137,14 @@ def measure_dialogues(
         changed: context in which the model is patched.
         max_new_tokens: most tokens of an answer.
         advance: called with the number of answers written.
+        thinking: how the model thinks, for dialogues that are led with thinking on.
     """
     if not dialogues:
         return []
     base = answer_states(model, before)
     with changed():
         patched = answer_states(model, before)
-        after = lead(model, tokenizer, dialogues, max_new_tokens, advance)
+        after = lead(model, tokenizer, dialogues, max_new_tokens, advance, thinking)
     kl, flips, own = _compared(model, base, patched, before)
     foreign = _surprise(model, answer_states(model, after), after)
     measured = []

@@ -9,6 +9,8 @@ import re
 import unicodedata
 from typing import Final
 
+from unflinch.models.thought_markers import THOUGHT_MARKERS
+
 MAX_CHARACTERS: Final = 12_000
 """Longer answers are read at both ends, this many characters in all."""
 
@@ -18,8 +20,8 @@ MAX_CLAUSE: Final = 400
 CODE: Final = "⟦code⟧"
 """Stands where a block of code stood."""
 
-_THOUGHT_OPEN: Final = re.compile(r"<(?:think|thinking|thought|reasoning)>", re.IGNORECASE)
-_THOUGHT_CLOSE: Final = re.compile(r"</(?:think|thinking|thought|reasoning)>", re.IGNORECASE)
+_THOUGHT_OPEN: Final = re.compile("|".join(re.escape(m.opening) for m in THOUGHT_MARKERS), re.IGNORECASE)
+_THOUGHT_CLOSE: Final = re.compile("|".join(re.escape(m.closing) for m in THOUGHT_MARKERS), re.IGNORECASE)
 _SPECIAL_TOKEN: Final = re.compile(r"<\|[^<>|\n]{1,40}\|>|</?s>")
 _SAME_CHARACTER: Final = str.maketrans(
     {

@@ -11,10 +11,14 @@ from unflinch.data.prompts import Prompt
 from unflinch.metrics.intervals import rate
 from unflinch.models.chat import encode_all
 from unflinch.models.generate import Choose, generate, greedy
+from unflinch.models.thinking import Thinking, thoughts_of
 from unflinch.results import GroupRate, Judgement, Outcome
 from unflinch.validate.judges import RuleJudge
 
 Advance = Callable[[int], None]
+
+UNDECIDED = Judgement("undecided", 0.5)
+"""Of a thought that does not close."""
 
 
 @dataclass(frozen=True)
@@ -22,8 +26,11 @@ class Answered:
     """One prompt's answer, in memory only."""
 
     tokens: tuple[int, ...]
+    """Of the final answer alone."""
     text: str
     judgement: Judgement
+    thought: tuple[int, ...] | None = ()
+    """The model's own, between prompt and answer; empty where it does not think, None where it did not close."""
 
 
 def ask(
@@ -33,34 +40,41 @@ def ask(
     judge: RuleJudge,
     max_new_tokens: int,
     *,
+    thinking: Thinking | None = None,
     choose: Choose = greedy,
     advance: Advance | None = None,
 ) -> list[Answered]:
     """Return the answer of every prompt with its judgement; an unmistakable refusal is cut short.
+
+    The judge reads the final answer alone, never the thought before it. Where a thought does not close there is no
+    answer: it is `undecided`.
 
     Args:
         model: patched or not; compare only runs with the same `max_new_tokens`.
         tokenizer: with a chat template.
         prompts: what is asked.
         judge: decides, and tells when an opening is decided already.
-        max_new_tokens: most tokens the judge sees.
+        max_new_tokens: most tokens of an answer; thoughts have a limit of their own.
+        thinking: how the model thinks, for prompts that are asked with thinking on.
         choose: takes the tokens, see `models.generate`.
         advance: called with the number of finished prompts.
     """
     sequences = encode_all(tokenizer, prompts)
+    thoughts = thoughts_of(model, tokenizer, prompts, sequences, thinking, choose=choose)
+    decided = {row: (*sequences[row], *thought) for row, thought in enumerate(thoughts) if thought is not None}
     produced = generate(
         model,
         tokenizer,
-        sequences,
+        list(decided.values()),
         max_new_tokens,
         choose=choose,
         stop_when=lambda text: judge.opening_decides(text) is True,
         advance=advance,
     )
-    answers = []
-    for prompt, tokens in zip(prompts, produced, strict=True):
+    answers = [Answered((), "", UNDECIDED, None) for _ in prompts]
+    for row, tokens in zip(decided, produced, strict=True):
         text = str(tokenizer.decode(list(tokens), skip_special_tokens=True))
-        answers.append(Answered(tokens, text, judge(prompt.text, text)))
+        answers[row] = Answered(tokens, text, judge(prompts[row].text, text), thoughts[row])
     return answers
 
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 from unflinch.metrics.intervals import wilson
 from unflinch.options import ValidateOptions
-from unflinch.results import DialogueReport, Estimate, KLDistribution, KLReport, Limit, RefusalCounts, Verdict
+from unflinch.results import KLDistribution, KLReport, Limit, RefusalCounts, Verdict
 from unflinch.robustness_results import FormReport
+from unflinch.validation_results import DialogueReport, Estimate
 
 GUARD_LIMIT = "guard refusals lost"
 """Every limit whose name begins so is one that no option changes, and without which no patch is written."""

@@ -1,0 +1,189 @@
+"""Planned against measured peak memory, step by step, of a fit with few prompts: is the memory plan right?
+
+Run `python benchmarks/memory.py --models demo FILE.gguf`. Every model is a process of its own. Each step runs as in
+a run, but on a given number of prompts, and what the model answered is overwritten so that it counts as refusing just
+the prompts that it should: memory does not depend on it, and so any model can be measured. Measured is the largest
+resident memory of the process while a step runs, looked at every few milliseconds; on CUDA, what torch had allocated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+from collections import defaultdict
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from unflinch.activations.scratch_space import workspace
+from unflinch.config import RunConfig, make_config
+from unflinch.data.splits import PromptSets, Splits
+from unflinch.models.load import LoadedModel, pick_device
+from unflinch.steps.baseline import Asked, Baseline, BaselineSet
+from unflinch.steps.fit import fit_patch
+from unflinch.steps.memory import plan_run
+from unflinch.steps.opened import load_from
+from unflinch.steps.prepare import load_splits
+from unflinch.steps.scan import Scan, scan_model
+from unflinch.validate.bundled_judge import BundledJudge
+from unflinch.validate.refusal_rate import ask
+
+OUT = Path(__file__).parent / "results" / "memory.json"
+_EVERY = 0.005
+_BELONGS = {
+    "baseline": "baseline",
+    "scan": "scan",
+    "fit: what a change costs": "fit: what a change costs",
+    "fit: closed form": "fit: closed form",
+    "fit: constrained": "fit: closed form",
+    "fit: fine-tuning": "fit: fine-tuning",
+    "fit: strength": "fit: strength",
+}
+"""From how a step's progress begins to its name in the plan."""
+_GUARD = 8
+"""Guard prompts of a split: no figure here says anything about what is refused."""
+
+
+class Peaks:
+    """The largest memory in use while each step was running; a thread looks often."""
+
+    def __init__(self, device: torch.device) -> None:
+        """Begin to look."""
+        self.by_step: defaultdict[str, int] = defaultdict(int)
+        self._cuda = device.type == "cuda"
+        self._process = psutil.Process()
+        self._step = ""
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def enter(self, step: str) -> None:
+        """Count from here on for `step`."""
+        self._look()
+        if self._cuda:
+            torch.cuda.reset_peak_memory_stats()
+        self._step = step
+
+    def end(self) -> dict[str, int]:
+        """Stop looking and return the bytes."""
+        self._look()
+        self._ended.set()
+        self._thread.join()
+        return dict(self.by_step)
+
+    def on_progress(self, what: str, _done: int, _total: int) -> None:
+        """Take the planned step that what is being done belongs to."""
+        step = next(name for beginning, name in _BELONGS.items() if what.startswith(beginning))
+        if step != self._step:
+            self.enter(step)
+
+    def _watch(self) -> None:
+        while not self._ended.wait(_EVERY):
+            self._look()
+
+    def _look(self) -> None:
+        used = torch.cuda.max_memory_allocated() if self._cuda else self._process.memory_info().rss
+        self.by_step[self._step] = max(self.by_step[self._step], used)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=["demo"], help="Hub ids, folders, .gguf files or demo")
+    parser.add_argument("--prompts", type=int, default=32, help="fit targets, and as many keeps and ordinary prompts")
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.measure:
+        print(json.dumps(measured(few_prompts(given.models[0], given.prompts, given.dtype, given.device))))
+        return
+    rows = []
+    for model in given.models:
+        options = [f"--{name}={getattr(given, name)}" for name in ("prompts", "dtype", "device")]
+        command = [sys.executable, __file__, "--measure", "--models", model, *options]
+        found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        rows.append({"model": Path(model).name, **json.loads(found.splitlines()[-1])})
+        print(f"{rows[-1]['model']}: planned over measured peak {rows[-1]['peak']['ratio']:.2f}")
+        given.out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+
+
+def few_prompts(model: str, prompts: int, dtype: str, device: str) -> RunConfig:
+    """Return a run on few prompts: two rounds and two steps of fine-tuning."""
+    some = max(4, prompts // 4)
+    limits = {
+        f"max_{kind}_{part}": prompts if part == "fit" else some
+        for kind in ("targets", "keep", "ordinary")
+        for part in ("fit", "select", "test")
+    }
+    return make_config(
+        {
+            "model": {"model": model, "dtype": dtype, "device": device},
+            "prompts": limits,
+            "fit": {"fine_tune_steps": 2},
+        }
+    )
+
+
+def measured(config: RunConfig) -> dict[str, Any]:
+    """Return planned and measured bytes of every step but the validation, and of the largest."""
+    splits = load_splits(config.prompts)
+    fit, select, test = (replace(s, guard=s.guard[:_GUARD]) for s in (splits.fit, splits.select, splits.test))
+    plan = plan_run(config, Splits(fit, select, test))
+    peaks = Peaks(pick_device(config.model.device))
+    peaks.enter("loading")
+    loaded = load_from(config.model)
+    peaks.enter("baseline")
+    asked = {name: _asked(loaded, sets, config, peaks) for name, sets in (("fit", fit), ("select", select))}
+    baseline = Baseline(asked["fit"], asked["select"], 0.0)
+    scan = _with_planned_layers(scan_model(loaded, baseline, config.scan, peaks.on_progress))
+    with tempfile.TemporaryDirectory() as scratch, workspace(Path(scratch), **asdict(plan.allowed)) as space:
+        fit_patch(loaded, baseline, scan, config.fit, peaks.on_progress, lambda _, make: make(), space)
+    found = peaks.end()
+    steps = {step: _compared(planned, found[step]) for step, planned in plan.steps.items() if step in found}
+    whole = _compared(max(plan.steps[step] for step in steps), max(found[step] for step in steps))
+    return {"device": plan.device, "dtype": loaded.dtype_name, "prompts": fit_size(fit), "peak": whole, "steps": steps}
+
+
+def fit_size(fit: PromptSets) -> int:
+    """Return how many prompts are fitted on."""
+    return sum(len(getattr(fit, kind)) for kind in ("targets", "keep", "guard", "ordinary"))
+
+
+def _compared(planned: int, measured: int) -> dict[str, float]:
+    return {"planned": planned, "measured": measured, "ratio": round(planned / measured, 3)}
+
+
+def _asked(loaded: LoadedModel, sets: PromptSets, config: RunConfig, peaks: Peaks) -> BaselineSet:
+    """Return what the model answers to all prompts, with the labels of a model that refuses just what is to be."""
+    kinds: dict[str, tuple[Asked, ...]] = {}
+    judge = BundledJudge()
+    for kind in ("targets", "keep", "guard", "ordinary"):
+        prompts = getattr(sets, kind)
+        peaks.on_progress(f"baseline: {kind}", 0, len(prompts))
+        answers = ask(loaded.model, loaded.tokenizer, prompts, judge, config.scan.decision_tokens)
+        label = "answers" if kind == "ordinary" else "refuses"
+        enough = tuple(range(3, 3 + config.fit.answer_tokens))  # of an answer that ended at once
+        kinds[kind] = tuple(
+            Asked(p, label, a.tokens if len(a.tokens) >= len(enough) else enough)
+            for p, a in zip(prompts, answers, strict=True)
+        )
+    return BaselineSet(**kinds)
+
+
+def _with_planned_layers(scan: Scan) -> Scan:
+    """Return the scan with the layers of a model that refuses: from a third of the depth on; see the plan."""
+    depth = scan.subspace.basis.shape[0]
+    layers = tuple(range(depth // 3, depth // 3 + len(scan.subspace.layers)))
+    return replace(scan, subspace=replace(scan.subspace, layers=layers))
+
+
+if __name__ == "__main__":
+    main()

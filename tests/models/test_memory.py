@@ -1,0 +1,38 @@
+"""Free memory is what the container leaves, where there is one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from unflinch.models.memory import free_memory, left_in_container
+
+
+@pytest.mark.parametrize(
+    ("limit", "usage", "reclaimable"),
+    [
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
+    ],
+)
+def test_what_the_container_leaves_is_its_limit_less_what_cannot_be_reclaimed(
+    tmp_path: Path, limit: str, usage: str, reclaimable: str
+) -> None:
+    (tmp_path / limit).parent.mkdir(exist_ok=True)
+    (tmp_path / limit).write_text("1000\n")
+    (tmp_path / usage).write_text("700\n")
+    (tmp_path / limit).with_name("memory.stat").write_text(f"anon 500\n{reclaimable} 150\n")
+    assert left_in_container(tmp_path) == 1000 - 700 + 150
+
+
+def test_without_a_limit_the_container_says_nothing(tmp_path: Path) -> None:
+    assert left_in_container(tmp_path) is None
+    (tmp_path / "memory.max").write_text("max\n")
+    assert left_in_container(tmp_path) is None
+
+
+def test_no_more_is_free_on_the_cpu_than_the_machine_has() -> None:
+    assert 0 < free_memory(torch.device("cpu")) <= psutil.virtual_memory().total

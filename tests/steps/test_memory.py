@@ -1,0 +1,57 @@
+"""A run that cannot fit is refused before anything is written, with what would fit."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from planted_model import config_for, planted_splits
+from tiny_models import save_model, tiny_model
+
+from unflinch import pipeline
+from unflinch.config import with_model
+from unflinch.errors import NotEnoughMemoryError
+from unflinch.models.memory import memory_in_use
+from unflinch.models.memory_plan import GIB
+from unflinch.steps.memory import plan_run
+
+VOCABULARY = 60_000
+"""Large enough that the weights' type decides."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of which the config is there, and weights that are not its own."""
+    made = save_model(tiny_model("qwen2"), tmp_path_factory.mktemp("model"))
+    config = tiny_model("qwen2").config
+    config.vocab_size, config.hidden_size, config.intermediate_size = VOCABULARY, 4096, 8192
+    config.save_pretrained(made)
+    return made
+
+
+def test_a_plan_is_made_without_reading_a_weight(folder: Path) -> None:
+    plan = plan_run(config_for(folder), planted_splits())
+    used = memory_in_use(torch.device("cpu"))
+    assert plan.device == "cpu"
+    assert plan.needs > used / 2 + 4 * VOCABULARY * 4096
+    assert plan.fits
+
+
+def test_a_run_that_cannot_fit_is_refused_before_its_folder_is_made(folder: Path, tmp_path: Path) -> None:
+    config = with_model(config_for(folder), max_memory=0.01)
+    with pytest.raises(NotEnoughMemoryError, match=r"needs [\d.]+ GiB of memory on cpu and has 0.0 GiB; .*max_memory"):
+        pipeline.run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_named_as_fitting_fits(folder: Path) -> None:
+    config, splits = config_for(folder), planted_splits()
+    needs = plan_run(config, splits).needs / GIB
+    with pytest.raises(NotEnoughMemoryError) as refused:
+        plan_run(with_model(config, max_memory=0.9 * needs), splits)
+    smaller = re.search(r"would fit: dtype bfloat16 \(([\d.]+) GiB\)", str(refused.value))
+    assert smaller and float(smaller[1]) <= 0.9 * needs
+    half = plan_run(with_model(config, max_memory=0.9 * needs, dtype="bfloat16"), splits)
+    assert half.needs / GIB == pytest.approx(float(smaller[1]), rel=0.1)

@@ -1,0 +1,80 @@
+"""The model behind the page, on a tiny random one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_models import save_model, tiny_model
+
+from unflinch.data.prompts import Prompt
+from unflinch.errors import PatchError
+from unflinch.models.chat import encode
+from unflinch.models.load import LoadedModel, load_model
+from unflinch.patch.answer import Side
+from unflinch.patch.attach import attached
+from unflinch.patch.save import load_patch
+from unflinch.web.runs import Runs
+from unflinch.web.speaker import Speaker, SpeakerOptions
+
+ASKED = "What is the capital"
+
+
+@pytest.fixture(scope="module")
+def loaded(root: Path) -> LoadedModel:
+    return load_model(str(root.parent / "model"), dtype="float32", device="cpu")
+
+
+def own_answer(loaded: LoadedModel, max_tokens: int = 6) -> str:
+    """What `generate` of transformers answers."""
+    ids = torch.tensor([encode(loaded.tokenizer, Prompt(ASKED))])
+    output = loaded.model.generate(
+        input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=max_tokens, pad_token_id=0
+    )
+    return str(loaded.tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True))
+
+
+def said(speaker: Speaker, runs: Runs, side: Side, strength: float = 1.0, run: str = "demo") -> list[str]:
+    turns = [{"role": "user", "content": ASKED}]
+    return list(speaker.answers(runs.folder(run), runs.results(run).model, turns, side, strength))
+
+
+@pytest.mark.parametrize("run", ["demo", "other"])
+def test_each_side_answers_as_the_model_with_and_without_the_runs_patch(
+    speaker: Speaker, runs: Runs, loaded: LoadedModel, run: str
+) -> None:
+    with attached(loaded.model, load_patch(runs.folder(run) / "patch"), 0.5):
+        patched = own_answer(loaded)
+    original = own_answer(loaded)
+    assert patched != original
+    assert said(speaker, runs, "original", 0.5, run)[-1] == original
+    assert said(speaker, runs, "patched", 0.5, run)[-1] == patched
+    assert said(speaker, runs, "patched", 0.0, run)[-1] == original
+    assert speaker.ready(runs.folder(run))
+
+
+def test_an_answer_grows(speaker: Speaker, runs: Runs) -> None:
+    texts = said(speaker, runs, "patched")
+    assert all(texts[-1].startswith(text) for text in texts)
+
+
+def test_a_closed_answer_ends_early_and_the_next_one_is_whole(runs: Runs) -> None:
+    speaker = Speaker(SpeakerOptions(max_tokens=100_000, device="cpu"))
+    turns = [{"role": "user", "content": ASKED}]
+    for _ in range(2):
+        answer = speaker.answers(runs.folder("demo"), runs.results("demo").model, turns, "patched", 1.0)
+        next(answer)
+        answer.close()
+    speaker.close()  # waits for both: returns only because they ended
+
+
+def test_a_patch_for_other_weights_is_refused_and_then_nothing_is_open(tmp_path: Path, runs: Runs) -> None:
+    other = save_model(tiny_model("llama", seed=1), tmp_path / "model")
+    facts = runs.results("demo").model
+    foreign = type(facts)(**{**vars(facts), "id": str(other)})
+    speaker = Speaker(SpeakerOptions(max_tokens=6, device="cpu"))
+    with pytest.raises(PatchError, match="made for base weights"):
+        list(speaker.answers(runs.folder("demo"), foreign, [{"role": "user", "content": ASKED}], "original", 1.0))
+    assert not speaker.ready(runs.folder("demo"))
+    speaker.close()
