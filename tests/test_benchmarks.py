@@ -6,7 +6,7 @@ import importlib
 import json
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -122,6 +122,26 @@ def test_the_cost_in_abilities_is_written_without_the_place_of_the_data(
     assert set(written["seconds_an_item_and_side"]) == {"mmlu", "hellaswag", "gsm8k"}
     assert str(tmp_path) not in out.read_text(encoding="utf-8")
     assert "items" not in str(written["settings"])
+
+
+def test_planned_and_measured_memory_are_set_side_by_side_for_every_step_of_a_fit(
+    module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory, out = module("memory"), tmp_path / "out.json"
+    folder = save_model(tiny_model("qwen2", max_position_embeddings=2048), tmp_path / "model")
+    monkeypatch.setattr(memory, "_GUARD", 3)
+    found = memory.measured(memory.few_prompts(str(folder), 4, "float32", "cpu"))
+    monkeypatch.setattr(memory.subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=json.dumps(found)))
+    monkeypatch.setattr("sys.argv", ["memory.py", "--models", str(folder), "--out", str(out)])
+    memory.main()
+    (row,) = json.loads(out.read_text(encoding="utf-8"))
+    fit = ["fit: what a change costs", "fit: closed form", "fit: fine-tuning", "fit: strength"]
+    assert list(row["steps"]) == ["loading", "baseline", "scan", *fit]
+    assert (row["model"], row["device"], row["prompts"]) == ("model", "cpu", 4 + 4 + 4 + 3)
+    for figures in (*row["steps"].values(), row["peak"]):
+        assert figures["ratio"] == pytest.approx(figures["planned"] / figures["measured"], abs=1e-3)
+    assert row["peak"]["measured"] == max(step["measured"] for step in row["steps"].values())
+    assert row["peak"]["planned"] == max(step["planned"] for step in row["steps"].values())
 
 
 def test_the_confusion_of_a_judge_counts_each_pair_once(module: Any) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import importlib
 import json
 import os
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import pytest
 import torch
 from peft import PeftModel
 from planted_model import ANSWER, REFUSAL, SETTINGS, config_for, planted_splits, write_config
+from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -23,8 +26,9 @@ from unflinch import pipeline
 from unflinch.data.prompts import bundled, guard_prompts
 from unflinch.errors import InputError, PromptSetError, RunFolderError
 from unflinch.models.load import load_model
+from unflinch.provenance import changed_files, from_json, read_provenance, to_json
 from unflinch.results import Judgement
-from unflinch.run_folder import RunFolder
+from unflinch.run_folder import RunFolder, plain
 from unflinch.steps import baseline as baseline_step
 from unflinch.steps import fit as fit_step
 from unflinch.steps import results as results_step
@@ -161,6 +165,24 @@ def test_plain_peft_loads_the_patch_and_it_takes_refusals_away(planted: Path, fi
                 torch.equal(patched(input_ids=row).logits[0, -1], logits)
                 for row, logits in zip(ids, before, strict=True)
             )
+
+
+def test_the_patch_says_what_it_is_and_what_was_measured(planted: Path, finished: Path) -> None:
+    results, record = results_of(finished), read_provenance(finished / "patch")
+    assert record is not None
+    assert changed_files(finished / "patch", record) == []
+    assert record.passed
+    assert plain(record.verdict) == results["verdict"]
+    assert record.base.weight_hash == results["model"]["base_hash"]
+    guard = sorted(prompt.key for prompt in planted_splits().test.guard)
+    assert record.data["test"]["guard"].n == len(guard)
+    assert (
+        record.data["test"]["guard"].sha256 == hashlib.sha256("".join(f"{key}\n" for key in guard).encode()).hexdigest()
+    )
+    assert len({prompts.sha256 for kinds in record.data.values() for prompts in kinds.values()}) == 12
+    with safe_open(finished / "patch" / "adapter_model.safetensors", framework="pt") as stream:
+        assert from_json(stream.metadata()["unflinch_provenance"], "the file") == replace(record, files={})
+    assert str(planted.parent) not in to_json(record)
 
 
 def test_nothing_of_a_waiting_patch_is_left_behind(finished: Path) -> None:

@@ -43,8 +43,8 @@ FORBIDDEN, ENDLESS = "forbidden", "endless"
 """Words in a prompt at which the model refuses, and at which its thought does not end."""
 _ADDED = ("<think>", "hm", "</think>", "\n\n", ANSWER, REFUSAL, FORBIDDEN, ENDLESS, "?")
 _LAYERS = 3
-_SURE = 20.0
-_NEVER = -1e4
+_SURE = 0.4
+"""Weight in the head of what follows: likely enough to be written, and not so sure that nothing could be moved."""
 
 
 def thinking_tokenizer() -> PreTrainedTokenizerFast:
@@ -90,7 +90,7 @@ def thinking_model(tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
         first = model.model.layers[0].self_attn
         for text, place in ((FORBIDDEN, forbidden), ("?", forbidden), (ENDLESS, endless)):
             first.v_proj.weight[place, token[text]] = 1.0
-        first.o_proj.weight[forbidden, forbidden] = first.o_proj.weight[endless, endless] = 20.0
+        first.o_proj.weight[forbidden, forbidden] = first.o_proj.weight[endless, endless] = 1.0
         head = model.lm_head.weight
         for now, then in (
             (start, "<think>"),
@@ -103,9 +103,9 @@ def thinking_model(tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
         ):
             head[token[then], now] = _SURE
         for then, place, only in ((REFUSAL, forbidden, "\n\n"), ("hm", endless, "hm")):
-            head[token[then], :size] += _NEVER
+            head[token[then], :size] -= 100 * _SURE
             head[token[then], token[only]] = 0.0
-            head[token[then], place] = 20 * _SURE
+            head[token[then], place] = 20 * _SURE  # thrice an answer for one word of a hundred
         head[token["hm"], token["<think>"]] = _SURE
     model.generation_config.max_length = None
     return model.eval().requires_grad_(False)

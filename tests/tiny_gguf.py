@@ -10,6 +10,8 @@ import numpy as np
 from tiny_models import CHATML, DEPTH, tiny_tokenizer
 from transformers import PreTrainedModel
 
+INTERLEAVED = ("llama", "mistral", "smollm3", "granite")
+"""Families in whose files llama.cpp has other rotary dimensions side by side."""
 F32 = gguf.GGMLQuantizationType.F32
 Q8_0 = gguf.GGMLQuantizationType.Q8_0
 NAMES = {
@@ -20,6 +22,8 @@ NAMES = {
     "self_attn.k_proj": "attn_k",
     "self_attn.v_proj": "attn_v",
     "self_attn.o_proj": "attn_output",
+    "self_attn.qkv_proj": "attn_qkv",
+    "mlp.gate_up_proj": "ffn_up",
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
@@ -34,7 +38,7 @@ def gguf_weights(model: PreTrainedModel) -> dict[str, np.ndarray]:
     weights = {}
     for name, parameter in model.named_parameters(remove_duplicate=True):
         value = parameter.float().numpy()
-        if model.config.model_type == "llama" and ("q_proj" in name or "k_proj" in name):
+        if model.config.model_type in INTERLEAVED and ("q_proj" in name or "k_proj" in name):
             heads = model.config.num_attention_heads if "q_proj" in name else model.config.num_key_value_heads
             halves = value.reshape(heads, 2, value.shape[0] // heads // 2, value.shape[1])
             value = np.ascontiguousarray(halves.swapaxes(1, 2).reshape(value.shape))

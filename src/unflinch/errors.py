@@ -13,8 +13,9 @@ UnflinchError                 any failure with a message meant for the user
 │   └── RunFolderError        a run folder that belongs to other settings, or cannot be written
 ├── EndpointError             an endpoint that was asked did not answer, or not usably (exit code 1)
 ├── JudgeError                a judge that was asked did not give a judgement (exit code 1)
+├── SignatureError            a folder that is not what was signed (exit code 1)
 ├── WorkerError               one of several processes that work together is gone (exit code 1)
-└── VerdictError              the run worked, its patch did not pass; nothing was exported (exit code 1)
+└── VerdictError              the run worked, its patch did not pass; nothing is handed on (exit code 1)
 ```
 """
 
@@ -73,9 +74,13 @@ class JudgeError(UnflinchError):
     """A judge, such as a language model behind an endpoint, failed or did not answer with a judgement."""
 
 
+class SignatureError(UnflinchError):
+    """A folder whose files are not those that were signed, or not signed with that key."""
+
+
 class WorkerError(UnflinchError):
     """One of the processes that work together on a run has stopped, so that the others cannot go on."""
 
 
 class VerdictError(UnflinchError):
-    """The run finished, but its patch did not pass; no patch was written."""
+    """The run finished, but its patch did not pass: it is not written, or not handed on."""

@@ -197,6 +197,33 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class StoredVerdict:
+    """The verdict as stored. A page must never look better than the file, so both of its statements count."""
+
+    passed: bool
+    limits: tuple[Limit, ...]
+
+    @property
+    def holds(self) -> bool:
+        """True only when the file says passed, names at least one limit, and every limit holds."""
+        return self.passed and bool(self.limits) and all(limit.passed for limit in self.limits)
+
+    @property
+    def failures(self) -> tuple[Limit, ...]:
+        """The limits that do not hold."""
+        return tuple(limit for limit in self.limits if not limit.passed)
+
+
+@dataclass(frozen=True)
+class PromptSetHash:
+    """Which prompts a set held, without their words."""
+
+    n: int
+    sha256: str
+    """Of the sorted content hashes of its prompts, one a line."""
+
+
+@dataclass(frozen=True)
 class RefusalCounts:
     """Refusals on the test prompts of one kind that the base model refuses: all `n` are refused before."""
 

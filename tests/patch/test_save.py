@@ -23,6 +23,7 @@ from unflinch.artifacts import LowRankFactors, Patch
 from unflinch.errors import PatchError, RunFolderError
 from unflinch.patch.attach import attached
 from unflinch.patch.save import check_base, load_patch, save_patch
+from unflinch.provenance import BaseModelFacts, Provenance, write_provenance
 
 # peft asks transformers by the old name.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -226,3 +227,14 @@ def test_notes_cannot_replace_the_hash_of_the_base(tmp_path: Path) -> None:
     assert load_patch(folder).base_hash == "a" * 64
     with safe_open(folder / "adapter_model.safetensors", framework="pt") as stream:
         assert stream.metadata()["format"] == "pt"
+
+
+def test_factors_that_were_changed_after_they_were_measured_are_refused(folder: Path) -> None:
+    base = BaseModelFacts("owner/base", True, None, "a" * 64)
+    write_provenance(folder, Provenance("adapter", "0.1.0", "2026-11-29T08:00:00+00:00", base, 10, 3, 100))
+    unchanged = load_patch(folder)
+    change_tensors(lambda tensors: tensors.update({A: tensors[A] * 2}))(folder)
+    with pytest.raises(PatchError, match=r"is not the file that provenance\.json was written for"):
+        load_patch(folder)
+    (folder / "provenance.json").unlink()
+    assert not torch.equal(load_patch(folder).factors[MODULE].a, unchanged.factors[MODULE].a)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,9 @@ from huggingface_hub import ModelCard
 from report.conftest import without_what_came_later
 
 from unflinch.errors import RunFolderError
-from unflinch.report.model_card import model_card
+from unflinch.provenance import Kind, Provenance, to_json
+from unflinch.report.model_card import export_card, model_card
+from unflinch.report.provenance import patch_provenance
 
 
 def front_matter(card: str) -> dict[str, Any]:
@@ -113,3 +116,49 @@ def test_incomplete_results_are_refused(results: dict[str, Any]) -> None:
     del results["verdict"]
     with pytest.raises(RunFolderError, match="verdict"):
         model_card(results)
+
+
+def test_the_prompts_are_named_by_hash_and_count(results: dict[str, Any]) -> None:
+    assert "Which prompts" not in model_card(results)
+    results["data"] = {"test": {"guard": {"n": 140, "sha256": "0123456789abcdef" * 4}}}
+    assert "| test | guard | 140 | `0123456789abcdef` |" in model_card(results)
+
+
+def origin(results: dict[str, Any], kind: Kind, strength: float = 1.0) -> Provenance:
+    return replace(patch_provenance(results), kind=kind, strength=strength)
+
+
+@pytest.mark.parametrize("kind", ["merged model", "GGUF adapter"])
+def test_the_card_of_an_export_repeats_the_verdict(results: dict[str, Any], kind: Kind) -> None:
+    card = export_card(origin(results, kind))
+    assert front_matter(card)["base_model"] == "Qwen/Qwen2.5-Coder-0.5B-Instruct"
+    assert len(table_rows(card)) == len(results["verdict"]["limits"])
+    assert "**Passed**" in card
+    assert "None of it is a security boundary" in card
+
+
+def test_a_merged_model_says_that_it_is_a_modified_one(results: dict[str, Any]) -> None:
+    card = export_card(origin(results, "merged model", 0.5))
+    assert front_matter(card)["base_model_relation"] == "finetune"
+    assert "they are not the original model" in card
+    assert "those of strength 1, not of 0.5" in card
+    assert front_matter(export_card(origin(results, "GGUF adapter")))["base_model_relation"] == "adapter"
+
+
+def test_the_card_of_an_export_does_not_look_better_than_the_verdict(
+    results: dict[str, Any], failed_results: dict[str, Any]
+) -> None:
+    card = export_card(origin(failed_results, "merged model"))
+    assert "**Not passed: do not use it**" in card
+    assert sum("**fail**" in row for row in table_rows(card)) == 1
+    unmeasured = export_card(replace(origin(results, "GGUF adapter"), verdict=None))
+    assert "Whether right refusals are lost is not known" in unmeasured
+    assert "Passed" not in unmeasured
+
+
+def test_the_provenance_tells_no_place_on_the_maker_s_disk(results: dict[str, Any]) -> None:
+    results["model"] |= {"id": "/home/anna/my-model", "hub_id": None}
+    results["settings"] = {"model": {"model": "/home/anna/my-model"}, "prompts": {"keep": "/home/anna/keep.jsonl"}}
+    record = patch_provenance(results)
+    assert (record.base.name, record.base.on_hub) == ("my-model", False)
+    assert "anna" not in to_json(record)

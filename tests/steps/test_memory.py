@@ -12,6 +12,7 @@ from tiny_models import save_model, tiny_model
 
 from unflinch import pipeline
 from unflinch.config import with_model
+from unflinch.data.splits import Splits
 from unflinch.errors import NotEnoughMemoryError
 from unflinch.models.memory import memory_in_use
 from unflinch.models.memory_plan import GIB
@@ -31,8 +32,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def test_a_plan_is_made_without_reading_a_weight(folder: Path) -> None:
-    plan = plan_run(config_for(folder), planted_splits())
+@pytest.fixture(scope="module")
+def splits() -> Splits:
+    """The prompts of a small run."""
+    return planted_splits()
+
+
+def test_a_plan_is_made_without_reading_a_weight(folder: Path, splits: Splits) -> None:
+    plan = plan_run(config_for(folder), splits)
     used = memory_in_use(torch.device("cpu"))
     assert plan.device == "cpu"
     assert plan.needs > used / 2 + 4 * VOCABULARY * 4096
@@ -46,8 +53,8 @@ def test_a_run_that_cannot_fit_is_refused_before_its_folder_is_made(folder: Path
     assert not (tmp_path / "run").exists()
 
 
-def test_what_is_named_as_fitting_fits(folder: Path) -> None:
-    config, splits = config_for(folder), planted_splits()
+def test_what_is_named_as_fitting_fits(folder: Path, splits: Splits) -> None:
+    config = config_for(folder)
     needs = plan_run(config, splits).needs / GIB
     with pytest.raises(NotEnoughMemoryError) as refused:
         plan_run(with_model(config, max_memory=0.9 * needs), splits)

@@ -64,7 +64,7 @@ class Panel(RefusedPanel):
     def __init__(self, answers: dict[str, list[tuple[Label, Label]]]) -> None:
         self.options = ValidateOptions(stress_prompts=4)
         refused = [Answered((1,), REFUSAL, Judgement("refuses", 1.0))] * 2
-        self.refused = {kind: Refused(kind, PROMPTS[:2], refused, 2) for kind in KINDS}
+        self.refused = {kind: Refused(kind, PROMPTS[:2], refused, 2, 0) for kind in KINDS}
         self._answers = {kind: list(rows) for kind, rows in answers.items()}
 
     def ask(self, prompts: Any, what: str, *_: Any) -> list[Answered]:

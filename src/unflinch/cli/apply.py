@@ -24,18 +24,12 @@ def apply(
 ) -> None:
     """Write a copy of MODEL with PATCH merged into its weights.
 
-    The copy is for programs that load no adapters. It says in its README and config that it was modified.
+    The copy is for programs that load no adapters. It says in its README, config and metadata that it
+    was modified.
     """
-    from unflinch.cli import console
-    from unflinch.cli.base_model import load_base
-    from unflinch.cli.job import patch_folder
-    from unflinch.patch.merge import check_copy_folder, merge_into_copy
-    from unflinch.patch.save import load_patch
+    from unflinch.cli.exporting import export_patch
+    from unflinch.patch.merge import merge_into_copy
 
-    check_copy_folder(out, model)
-    factors = load_patch(patch_folder(patch))
-    if strength > 1:
-        console.warning(f"strength {strength:g} goes beyond the patch that was validated: right refusals may be lost")
-    loaded = load_base(model, dtype, device, revision, trust_remote_code, layers, writer)
-    with console.waiting(f"writing {out}"):
-        console.show_line(str(merge_into_copy(loaded, factors, out, strength)))
+    export_patch(
+        merge_into_copy, model, patch, out, strength, dtype, device, revision, trust_remote_code, layers, writer
+    )

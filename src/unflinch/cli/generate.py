@@ -22,7 +22,7 @@ EndpointModel = Annotated[
     str,
     typer.Option(metavar="NAME", help=f"Model to ask there. Its key, if it wants one, is read from ${KEY_VARIABLE}."),
 ]
-Out = Annotated[Path, typer.Option(metavar="FILE", help="The .jsonl file that they are written to as they come.")]
+Out = Annotated[Path, typer.Option(metavar="FILE", help="The .jsonl file for them, written as they come.")]
 Refused = Annotated[
     Path | None, typer.Option(metavar="FILE", help="New .jsonl file for those that MODEL refuses; needs MODEL.")
 ]
@@ -65,8 +65,8 @@ def generate(
     """Have a language model write new harmless prompts.
 
     Near-duplicates are dropped, also of bundled prompts, and so is what is close to a keep or guard prompt. That is
-    statistical: read what was written before you use it. With MODEL and --refused, those that MODEL refuses are kept
-    apart, for `run --targets`.
+    statistical: read what was written before you use it. With MODEL and --refused, those that MODEL refuses get a file
+    of their own, for `run --targets`.
     """
     given = locals()  # every parameter by name
 
@@ -87,7 +87,7 @@ def generate(
     writer = ChatEndpoint(endpoint, endpoint_model, key=os.environ.get(KEY_VARIABLE, ""), timeout=timeout)
     found = _ask(writer, options, out)
     for (name, code), n in found.missing.items():
-        console.warning(f"{n} of {per_category} prompts are missing in {name}, {code}: the model wrote no new ones")
+        console.warning(f"{n} of {per_category} prompts are missing in {name}, {code}: no more that can be kept came")
     mined = mine_to(refused, settings, found.prompts) if refused and settings and found.prompts else None
     if json:
         facts = plain(found.counts) | {

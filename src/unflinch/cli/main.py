@@ -19,20 +19,28 @@ from unflinch.cli.apply import apply
 from unflinch.cli.bench import bench
 from unflinch.cli.chat import chat
 from unflinch.cli.demo import demo
+from unflinch.cli.export import export
 from unflinch.cli.fit import fit
 from unflinch.cli.generate import generate
+from unflinch.cli.inspect import inspect
 from unflinch.cli.judge import judge
 from unflinch.cli.mine import mine
+from unflinch.cli.push import push
 from unflinch.cli.report import report
 from unflinch.cli.run import run
 from unflinch.cli.scan import scan
+from unflinch.cli.sign import sign, verify
 from unflinch.cli.validate import validate
 from unflinch.cli.web import web
 from unflinch.errors import InputError, UnflinchError
 from unflinch.launch import is_first, workers
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False)
-for command in (demo, run, generate, mine, scan, fit, validate, bench, report, chat, web, apply, judge):
+COMMANDS = (
+    *(demo, run, generate, mine, scan, fit, validate, bench, report, chat, web, judge),
+    *(apply, export, inspect, sign, verify, push),
+)
+for command in COMMANDS:
     app.command()(command)
 
 

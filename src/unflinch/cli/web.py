@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -36,8 +37,9 @@ def web(
     from unflinch.errors import ConfigError
     from unflinch.web.runs import Runs
 
-    folder = Runs(run_folder.parent if run_folder else runs)
-    first = run_folder.name if run_folder else folder.first()
+    given = run_folder and run_folder.resolve()
+    folder = Runs(given.parent if given else runs)
+    first = given.name if given else folder.first()
     folder.results(first)
     try:
         import gradio as _gradio  # noqa: F401
@@ -53,7 +55,5 @@ def web(
     server = make_server(folder, first, speaker, port)
     console.show_line(f"http://{ADDRESS}:{port}")
     console.note("only this computer reaches it; Ctrl-C ends it")
-    try:
+    with closing(speaker), suppress(KeyboardInterrupt):
         server.run(sockets=[listening])
-    finally:
-        speaker.close()

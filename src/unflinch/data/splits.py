@@ -13,6 +13,7 @@ from typing import Literal
 from unflinch.data.near_duplicates import NearDuplicates, normalise_text
 from unflinch.data.prompts import UNCATEGORISED, Prompt
 from unflinch.errors import ConfigError, PromptSetError
+from unflinch.results import PromptSetHash
 
 logger = logging.getLogger(__name__)
 
@@ -99,6 +100,12 @@ def split_prompts(
         return tuple(tuple(by_part[part]) for by_part in parts)
 
     return Splits(FitPrompts(*take("fit")), SelectPrompts(*take("select")), TestPrompts(*take("test")))
+
+
+def hash_prompts(prompts: Iterable[Prompt]) -> PromptSetHash:
+    """Return how many prompts there are, and the SHA-256 of their sorted keys, one a line."""
+    keys = sorted(prompt.key for prompt in prompts)
+    return PromptSetHash(len(keys), hashlib.sha256("".join(f"{key}\n" for key in keys).encode()).hexdigest())
 
 
 def check_targets(targets: Sequence[Prompt], guard: Sequence[Prompt], keep: Sequence[Prompt]) -> None:

@@ -207,7 +207,7 @@ def plan_memory(
     parts = _Parts(shape, work, held, edited_share)
     model = held.program + parts.weights()
     costing = parts.differentiating(work.fit_tokens, 5)
-    fitting = parts.differentiating(1, 6) + parts.compressing()
+    fitting = parts.differentiating(work.fit_tokens, 6) + parts.compressing()
     tuning = parts.fine_tuning() if work.fine_tuned else 0
     if beside is None:
         fitting = max(fitting, parts.solving())
@@ -252,8 +252,10 @@ class _Parts:
         return self.work.lengths.typical - self.work.lengths.shared
 
     def weights(self) -> int:
+        """All weights, and of quantised ones the largest matrix as it is restored for a multiplication."""
         others = (self.shape.parameters - self.shape.layer_linears) * self.held.value_bytes
-        return others + int(self.shape.layer_linears * self.held.linear_bytes)
+        restored = self.shape.feed_forward * self.shape.width if self.held.linear_bytes < self.held.value_bytes else 0
+        return others + int(self.shape.layer_linears * self.held.linear_bytes) + restored * self.held.value_bytes
 
     def edited_layers(self) -> int:
         return max(1, round(self.edited_share * self.shape.depth))

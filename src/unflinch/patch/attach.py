@@ -80,6 +80,27 @@ def lora_config(patch: Patch) -> LoraConfig:
     )
 
 
+def check_fits(model: PreTrainedModel, patch: Patch) -> None:
+    """Raise `PatchError` if the patch changes no module, or one that the model has not, or has in another shape."""
+    if not patch.factors:
+        raise PatchError("the patch changes no module; fetch or fit it again")
+    modules = dict(model.named_modules())
+    for name, factors in patch.factors.items():
+        module = modules.get(name)
+        expected = None if isinstance(module, LoraLayer) else linear_shape(module)
+        if expected is None:
+            raise PatchError(
+                f"the patch changes '{name}', which this model does not have as a linear module; "
+                "give the base model that the patch was made for"
+            )
+        given = (factors.a.shape[1], factors.b.shape[0])
+        if expected != given:
+            raise PatchError(
+                f"the patch has shape {given} (input, output) for '{name}', the model has {expected}; "
+                "give the base model that the patch was made for"
+            )
+
+
 @contextmanager
 def attached(model: PreTrainedModel, patch: Patch, strength: float = 1.0) -> Iterator[AttachedPatch]:
     """Attach `patch` to `model` for the time of the block; afterwards the model is as it came.
@@ -87,7 +108,7 @@ def attached(model: PreTrainedModel, patch: Patch, strength: float = 1.0) -> Ite
     Raises:
         PatchError: if the patch names modules that the model has not, or of another shape.
     """
-    _check_fits(model, patch)
+    check_fits(model, patch)
     original = {name: module for name, module in model.named_modules() if name}
     config = lora_config(patch)
     frozen = {n: p.requires_grad for n, p in model.named_parameters()}
@@ -140,22 +161,3 @@ def _check_taken_as_meant(config: LoraConfig, model: PreTrainedModel, patch: Pat
             f"the patch changes '{(strange or sorted(patch.factors))[0]}', which peft takes for fused experts in "
             f"a model of type '{model.config.model_type}'; {OVERRIDE}"
         )
-
-
-def _check_fits(model: PreTrainedModel, patch: Patch) -> None:
-    if not patch.factors:
-        raise PatchError("the patch changes no module; fetch or fit it again")
-    modules = dict(model.named_modules())
-    for name, factors in patch.factors.items():
-        expected = linear_shape(modules.get(name))
-        if expected is None:
-            raise PatchError(
-                f"the patch changes '{name}', which this model does not have as a linear module; "
-                "give the base model that the patch was made for"
-            )
-        given = (factors.a.shape[1], factors.b.shape[0])
-        if expected != given:
-            raise PatchError(
-                f"the patch has shape {given} (input, output) for '{name}', the model has {expected}; "
-                "give the base model that the patch was made for"
-            )

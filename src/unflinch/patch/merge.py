@@ -3,54 +3,37 @@
 from __future__ import annotations
 
 import json
-import math
-import os
-import shutil
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from unflinch.artifacts import Patch
-from unflinch.errors import ConfigError, InputError, PatchError
+from unflinch.errors import PatchError
 from unflinch.models.load import LoadedModel
-from unflinch.patch.attach import attached
+from unflinch.patch.attach import check_fits
+from unflinch.patch.export import check_strength, new_folder, provenance_of
 from unflinch.patch.save import check_base
-
-_README = """# {name}, modified by unflinch
-
-The weights in this folder are a modified copy of `{name}`{revision}: they are not the original model.
-unflinch {version} added a low-rank patch at strength {strength:g} to {modules} of its linear modules, so that the
-model refuses fewer harmless questions. `config.json` says so as well: `"unflinch_modified": true`.
-
-What the patch changes, and what was measured to stay as it was, is in the patch's own model card; it was measured
-as an adapter at strength 1, before the weights were rounded to {dtype} here. The original model's licence applies.
-"""
+from unflinch.provenance import Provenance, write_provenance
 
 
-def check_copy_folder(out: Path, model_id: str) -> None:
-    """Raise `InputError` if a merged copy of `model_id` must not be written to `out`."""
-    if out.resolve() == Path(model_id).expanduser().resolve():
-        raise InputError(f"{out} is the folder of the model itself, which is never changed; give another folder")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out} exists and is not empty; give a new folder for the copy")
-
-
-def merge_into_copy(loaded: LoadedModel, patch: Patch, out: Path, strength: float = 1.0) -> Path:
+def merge_into_copy(
+    loaded: LoadedModel, patch: Patch, out: Path, card: Callable[[Provenance], str], strength: float = 1.0
+) -> Path:
     """Write a copy of the model with the patch in its weights, and return its folder.
 
     W' = W + strength * b @ a, added in float32 and rounded to the weight's own type. The folder appears whole or not
-    at all. The loaded model is bit-equal before and after.
+    at all; README, config, provenance and the weights' own metadata say that these are not the original weights. The
+    loaded model is bit-equal before and after.
 
     Args:
         loaded: the base model.
         patch: made for it.
         out: new or empty folder.
+        card: returns the text of its README.
         strength: 1 is the patch as it was validated.
 
     Raises:
@@ -58,24 +41,16 @@ def merge_into_copy(loaded: LoadedModel, patch: Patch, out: Path, strength: floa
         ConfigError: the strength is not finite.
         InputError: the folder is in use, or cannot be written.
     """
-    if not math.isfinite(strength):
-        raise ConfigError(f"strength is {strength}; expected a number, 1 being the patch as it was validated")
+    check_strength(strength)
     check_base(patch, loaded.base_hash, loaded.model_id)
-    check_copy_folder(out, loaded.model_id)
-    unfinished = out.with_name(f".{out.name}.{os.getpid()}.unfinished")
-    try:
+    provenance = provenance_of(patch, loaded, "merged model", strength)
+    with new_folder(out, loaded.model_id) as folder:
         with merged(loaded.model, patch, strength):
-            loaded.model.save_pretrained(unfinished)
-        loaded.tokenizer.save_pretrained(unfinished)
-        _mark(unfinished, loaded, patch, strength)
-        if out.exists():
-            out.rmdir()
-        os.replace(unfinished, out)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"cannot write {out} ({reason}); free some disk space or choose another folder") from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+            loaded.model.save_pretrained(folder)
+        loaded.tokenizer.save_pretrained(folder)
+        _mark_config(folder / "config.json", loaded, strength)
+        write_provenance(folder, provenance)
+        (folder / "README.md").write_text(card(provenance), encoding="utf-8")
     return out
 
 
@@ -94,8 +69,7 @@ def merged(model: PreTrainedModel, patch: Patch, strength: float) -> Iterator[No
             "merge one that was made for the unquantised model"
         )
     _check_not_shared(model, patch)
-    with attached(model, patch):
-        pass  # raises unless every module is there and has the patch's shape
+    check_fits(model, patch)
     weights = {name: model.get_submodule(name).get_parameter("weight") for name in patch.factors}
     originals = {name: weight.detach().clone() for name, weight in weights.items()}
     try:
@@ -121,19 +95,7 @@ def _check_not_shared(model: PreTrainedModel, patch: Patch) -> None:
             )
 
 
-def _mark(folder: Path, loaded: LoadedModel, patch: Patch, strength: float) -> None:
-    """Write into config and README that these are not the original weights."""
-    file = folder / "config.json"
+def _mark_config(file: Path, loaded: LoadedModel, strength: float) -> None:
     config = json.loads(file.read_text(encoding="utf-8"))
     config |= {"unflinch_modified": True, "unflinch_strength": strength, "unflinch_base_hash": loaded.base_hash}
     file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    local = Path(loaded.model_id).expanduser()
-    text = _README.format(
-        name=local.name if local.exists() else loaded.model_id,  # a path would tell strangers about the maker's disk
-        revision=f" (revision {loaded.revision})" if loaded.revision else "",
-        version=version("unflinch"),
-        strength=strength,
-        modules=len(patch.factors),
-        dtype=loaded.dtype_name,
-    )
-    (folder / "README.md").write_text(text, encoding="utf-8")

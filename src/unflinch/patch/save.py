@@ -19,6 +19,7 @@ from torch import Tensor
 from unflinch.artifacts import LowRankFactors, Patch
 from unflinch.errors import PatchError
 from unflinch.patch.attach import lora_config
+from unflinch.provenance import PROVENANCE, changed_files, read_provenance
 from unflinch.run_folder import RunFolder
 
 _WEIGHTS = "adapter_model.safetensors"
@@ -62,7 +63,7 @@ def load_patch(folder: Path) -> Patch:
     """Return the patch in a folder that `save_patch`, or any PEFT LoRA training without bias, wrote.
 
     Raises:
-        PatchError: if files are missing, damaged, or not plain LoRA.
+        PatchError: if files are missing, damaged, changed since they were measured, or not plain LoRA.
     """
     weights, config_path = folder / _WEIGHTS, folder / _CONFIG
     if not weights.is_file() or not config_path.is_file():
@@ -77,6 +78,7 @@ def load_patch(folder: Path) -> Patch:
     if not isinstance(config, LoraConfig) or config.alora_invocation_tokens or config.layer_replication:
         raise PatchError(f"{folder} is not a plain LoRA patch: it is of another kind; expected peft_type LORA")
     _check_numbers(folder, config)
+    _check_unchanged(folder)
     factors: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         match = _KEY.match(key)
@@ -88,6 +90,16 @@ def load_patch(folder: Path) -> Patch:
     patch = {module: _scaled(folder, config, module, pair) for module, pair in sorted(factors.items())}
     notes = {key: value for key, value in metadata.items() if key not in {"format", _BASE_HASH}}
     return Patch(patch, metadata.get(_BASE_HASH, ""), notes)
+
+
+def _check_unchanged(folder: Path) -> None:
+    """Raise `PatchError` if the folder's provenance, where there is one, was written for other factors."""
+    provenance = read_provenance(folder)
+    if provenance and _WEIGHTS in changed_files(folder, provenance):
+        raise PatchError(
+            f"{folder / _WEIGHTS} is not the file that {PROVENANCE} was written for, so nothing measured there holds "
+            f"for it; fetch the patch again, or remove {PROVENANCE} if you changed it yourself"
+        )
 
 
 def check_base(patch: Patch, base_hash: str, model_id: str) -> None:

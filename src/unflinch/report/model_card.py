@@ -1,4 +1,4 @@
-"""The model card: the README that lies in the patch folder."""
+"""Model cards: the README that lies in the folder of a patch, or of an export of one."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
+from unflinch.provenance import Provenance
 from unflinch.report import wording
 from unflinch.report.run_results import parse_results
 
@@ -15,6 +16,19 @@ from unflinch.report.run_results import parse_results
 def _cell(text: str) -> str:
     """Return text that stays inside its Markdown table cell."""
     return re.sub(r"([|\\`*_<\[\]])", r"\\\1", " ".join(text.split()))
+
+
+def _template(name: str) -> Template:
+    environment = Environment(
+        loader=PackageLoader("unflinch.report"),
+        autoescape=False,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["cell"] = _cell
+    return environment.get_template(name)
 
 
 def model_card(results: Mapping[str, Any]) -> str:
@@ -30,18 +44,14 @@ def model_card(results: Mapping[str, Any]) -> str:
         RunFolderError: the results are incomplete.
     """
     run = parse_results(results)
-    environment = Environment(
-        loader=PackageLoader("unflinch.report"),
-        autoescape=False,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["cell"] = _cell
-    return environment.get_template("model_card.md.j2").render(
+    return _template("model_card.md.j2").render(
         run=run,
         wording=wording,
         on_hub=run.model.id == run.model.hub_id,
         tokens=wording.answer_tokens(run.settings),
     )
+
+
+def export_card(origin: Provenance) -> str:
+    """Return the model card of a merged copy or a GGUF adapter, with the verdict that the patch had as an adapter."""
+    return _template("export_card.md.j2").render(origin=origin, wording=wording, merged=origin.kind == "merged model")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,11 @@ from unflinch.results import (
     GroupRate,
     KLReport,
     LayerSeparation,
-    Limit,
     Outcome,
     PatchSummary,
+    PromptSetHash,
     RefusalCounts,
+    StoredVerdict,
     Yardstick,
 )
 from unflinch.robustness_results import FormReport, Mechanism, StressReport
@@ -69,24 +70,6 @@ class FitFacts:
 
 
 @dataclass(frozen=True)
-class StoredVerdict:
-    """The verdict as stored. A page must never look better than the file, so both of its statements count."""
-
-    passed: bool
-    limits: tuple[Limit, ...]
-
-    @property
-    def holds(self) -> bool:
-        """True only when the file says passed, names at least one limit, and every limit holds."""
-        return self.passed and bool(self.limits) and all(limit.passed for limit in self.limits)
-
-    @property
-    def failures(self) -> tuple[Limit, ...]:
-        """The limits that do not hold."""
-        return tuple(limit for limit in self.limits if not limit.passed)
-
-
-@dataclass(frozen=True)
 class RunResults:
     """One run: the keys of `results.json`, each under its own name."""
 
@@ -116,6 +99,8 @@ class RunResults:
     stress: StressReport | None = None
     modes: tuple[ModeFigures, ...] = ()
     """Figures with thinking off and on; empty where the model knows no thinking."""
+    data: dict[str, dict[str, PromptSetHash]] = field(default_factory=dict)
+    """For every split and kind of prompt, which prompts they were; empty in runs of before it was written down."""
 
 
 _READER = TypeAdapter(RunResults)

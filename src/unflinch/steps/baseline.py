@@ -218,7 +218,7 @@ def _ask_split(
         tokens = options.ordinary_tokens if kind == "ordinary" else options.decision_tokens
         some = name == "fit" and kind != "guard"
         found: list[Asked] = []
-        while len(found) < len(prompts) and not (some and _enough(kind, found, options)):
+        while len(found) < len(prompts) and not (some and _enough(kind, found, len(loaded.modes), options)):
             asked = prompts[len(found) :][: ASKED_TOGETHER if some else None]
             answers = ask(
                 loaded.model, loaded.tokenizer, asked, judge, tokens, thinking=loaded.thinking, advance=advance
@@ -230,12 +230,11 @@ def _ask_split(
     return BaselineSet(**kinds)
 
 
-def _enough(kind: str, found: Sequence[Asked], options: ScanOptions) -> bool:
+def _enough(kind: str, found: Sequence[Asked], modes: int, options: ScanOptions) -> bool:
     """Return whether so many of the asked prompts did what is expected of their kind that no more need asking.
 
     The limits are of prompts in one mode; with thinking on and off together twice as many are asked.
     """
-    modes = len({a.prompt.thinking for a in found})
     if kind == "ordinary":
         return sum(a.label == "answers" for a in found) >= options.enough_answered * modes
     return sum(a.refused for a in found) >= options.enough_refused * modes

@@ -12,10 +12,13 @@ from pydantic import TypeAdapter
 
 from unflinch.artifacts import Patch
 from unflinch.config import as_settings
+from unflinch.data.splits import PromptSets, Splits, hash_prompts
 from unflinch.errors import RunFolderError
 from unflinch.models.workers import everyones
 from unflinch.patch.save import load_patch, save_patch
+from unflinch.provenance import read_provenance, to_json, write_provenance
 from unflinch.report.model_card import model_card
+from unflinch.report.provenance import patch_provenance
 from unflinch.robustness_results import FormReport
 from unflinch.run_folder import RESULTS, RunFolder, disk_error, plain, read_json, write_json
 from unflinch.steps.baseline import Baseline
@@ -74,6 +77,7 @@ def write_results(opened: Run, baseline: Baseline) -> dict[str, Any]:
             "select": baseline.select.counts(),
             "test": validated["counts"],
         },
+        "data": _prompt_hashes(opened.splits),
         "scan": steps["scan"]["data"],
         "fit": steps["fit"]["data"],
         **figures,
@@ -131,6 +135,13 @@ def _limits_of_forms(forms: dict[str, Any] | None) -> list[Any]:
     return list(plain(form_limits(TypeAdapter(FormReport).validate_python(forms)))) if forms else []
 
 
+def _prompt_hashes(splits: Splits) -> dict[str, dict[str, Any]]:
+    """Return by split and kind which prompts there are, as hashes."""
+    parts: dict[str, PromptSets] = {"fit": splits.fit, "select": splits.select, "test": splits.test}
+    kinds = ("targets", "keep", "guard", "ordinary")
+    return {part: {kind: plain(hash_prompts(getattr(sets, kind))) for kind in kinds} for part, sets in parts.items()}
+
+
 def _seconds(by_step: dict[str, float]) -> dict[str, float]:
     steps = {name: by_step.get(name, 0.0) for name in STEPS}
     more = {name: by_step[name] for name in THOROUGH if name in by_step}
@@ -147,9 +158,17 @@ def _export(opened: Run, patch: Patch) -> Path:
 
 
 def _keep(opened: Run, results: dict[str, Any]) -> None:
+    """Give the patch its name, card and provenance; one that has its name already gets what was measured since."""
     folder = opened.folder
-    if not folder.unverified_patch.exists():  # resumed after the patch was accepted
-        return
-    card = model_card(results)
-    folder.write_file(folder.unverified_patch / "README.md", lambda path: path.write_text(card, encoding="utf-8"))
-    folder.accept_patch()
+    waiting = folder.unverified_patch.exists()
+    where = folder.unverified_patch if waiting else folder.patch
+    provenance, card = patch_provenance(results), model_card(results)
+    known = read_provenance(where)
+    if where.exists() and (known is None or to_json(known) != to_json(provenance)):
+        folder.write_file(where / "README.md", lambda path: path.write_text(card, encoding="utf-8"))
+        try:
+            write_provenance(where, provenance)
+        except OSError as error:
+            raise disk_error(where, error) from error
+    if waiting:
+        folder.accept_patch()

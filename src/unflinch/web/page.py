@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib.resources import files
+from typing import Any
 
 import gradio as gr
-from gradio.events import Dependency
 
 from unflinch.web.actions import SIDES, Actions, nothing_said
 from unflinch.web.runs import Runs
@@ -78,7 +78,8 @@ def build_page(runs: Runs, first: str, speaker: Speaker) -> gr.Blocks:
     """
     actions = Actions(runs, speaker)
     names = runs.names()
-    with gr.Blocks(title="unflinch", analytics_enabled=False) as page:
+    page = gr.Blocks(title="unflinch", analytics_enabled=False)
+    with page:
         with gr.Row(elem_id="head"):
             gr.HTML("<h1>unflinch</h1><p>the original model and the patched one</p>", elem_id="name")
             run = gr.Dropdown(names, value=first, label="Run", elem_id="run", scale=0, min_width=260)
@@ -96,7 +97,7 @@ def build_page(runs: Runs, first: str, speaker: Speaker) -> gr.Blocks:
                 )
                 comparison = gr.HTML(elem_classes="run-page", elem_id="comparison", apply_default_css=False)
         answering = _connect(chat, run, actions)
-        choose = {"fn": actions.show, "inputs": run, "outputs": [summary, report, *chat.of_a_run]}
+        choose: dict[str, Any] = {"fn": actions.show, "inputs": run, "outputs": [summary, report, *chat.of_a_run]}
         for event in (
             page.load(lambda: [gr.Dropdown(choices=runs.names())] * 2, None, [run, other]).then(**choose),
             run.input(**choose, cancels=answering),
@@ -178,16 +179,15 @@ def _chat() -> _Chat:
     return _Chat(dial, original, patched, status, prompt, stop, anew, offered, gr.State(nothing_said))
 
 
-def _connect(chat: _Chat, run: gr.Dropdown, actions: Actions) -> list[Dependency]:
+def _connect(chat: _Chat, run: gr.Dropdown, actions: Actions) -> list[dict[str, Any]]:
     """Connect the chat's parts, and return the events in which a model answers: one of them at a time."""
-    one_at_a_time = {"concurrency_id": "model", "concurrency_limit": 1, "show_progress": "hidden"}
-    clear = {"fn": lambda: "", "outputs": chat.prompt, "show_progress": "hidden"}
+    one_at_a_time: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "show_progress": "hidden"}
     inputs = [run, chat.dial, chat.said]
     typed = chat.prompt.submit(actions.ask, [chat.prompt, *inputs], chat.shown, **one_at_a_time)
-    chat.prompt.submit(**clear)
+    chat.prompt.submit(lambda: "", None, chat.prompt, show_progress="hidden")
     picked = chat.offered.click(actions.ask_offered, [chat.offered, *inputs], chat.shown, **one_at_a_time)
     moved = chat.dial.release(actions.answer_again, inputs, chat.shown, trigger_mode="always_last", **one_at_a_time)
-    answering = [typed, picked, moved]
+    answering: list[dict[str, Any]] = [typed, picked, moved]
     chat.stop.click(actions.stopped, None, chat.status, cancels=answering)
     chat.anew.click(actions.forget, None, chat.shown, cancels=answering)
     return answering

@@ -82,4 +82,12 @@ def make_server(runs: Runs, first: str, speaker: Speaker, port: int) -> uvicorn.
     """Return the server of `build_app`; its `run` takes the socket of `open_port`, and returns on Ctrl-C."""
     # A factory, called in the server's event loop: outside of one, gradio makes loops of its own and closes none.
     app = partial(build_app, runs, first, speaker, port)
-    return uvicorn.Server(uvicorn.Config(app, factory=True, log_level="warning", server_header=False, ws="none"))
+    config = uvicorn.Config(
+        app,
+        factory=True,
+        log_level="warning",
+        server_header=False,
+        ws="none",
+        timeout_graceful_shutdown=1,  # an open page holds its connection for ever
+    )
+    return uvicorn.Server(config)

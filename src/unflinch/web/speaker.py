@@ -43,6 +43,7 @@ class _Open:
 @dataclass(frozen=True)
 class _Said:
     turns: Sequence[dict[str, str]]
+    thinking: bool | None = None
 
     def conversation(self) -> list[dict[str, str]]:
         """Return the messages."""
@@ -58,6 +59,7 @@ class Speaker:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
         self._patched = ExitStack()
         self._open: _Open | None = None
+        self._closing = Event()
 
     def ready(self, run: Path) -> bool:
         """Whether the next answer of this run begins without loading anything."""
@@ -83,7 +85,7 @@ class Speaker:
 
         def grow(text: str) -> bool:
             grown.put(text)
-            return stop.is_set()
+            return stop.is_set() or self._closing.is_set()
 
         def work() -> str:
             try:
@@ -102,7 +104,8 @@ class Speaker:
             stop.set()
 
     def close(self) -> None:
-        """Detach the patch and end the thread."""
+        """End the answer that is being written, detach the patch and end the thread."""
+        self._closing.set()
         self._thread.submit(self._patched.close)
         self._thread.shutdown()
 
