@@ -20,6 +20,11 @@ def is_first() -> bool:
     return rank() == 0
 
 
+def local_workers() -> int:
+    """Return how many of the workers share this machine; all of them where the launcher does not say."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", workers())) if workers() > 1 else 1
+
+
 def local_rank() -> int:
     """Return this worker's number on its own machine, which is that of its GPU."""
     return int(os.environ.get("LOCAL_RANK", "0")) if workers() > 1 else 0

@@ -8,6 +8,7 @@ import psutil
 import pytest
 import torch
 
+from unflinch.models import memory
 from unflinch.models.memory import free_memory, left_in_container
 
 
@@ -36,3 +37,12 @@ def test_without_a_limit_the_container_says_nothing(tmp_path: Path) -> None:
 
 def test_no_more_is_free_on_the_cpu_than_the_machine_has() -> None:
     assert 0 < free_memory(torch.device("cpu")) <= psutil.virtual_memory().total
+
+
+def test_workers_on_one_machine_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "left_in_container", lambda _root: 1000)
+    free = [free_memory(torch.device("cpu"))]
+    for name, value in (("WORLD_SIZE", "4"), ("LOCAL_WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+        free.append(free_memory(torch.device("cpu")))
+    assert free == [1000, 250, 500]

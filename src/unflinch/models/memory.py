@@ -7,6 +7,8 @@ from pathlib import Path
 import psutil
 import torch
 
+from unflinch.launch import local_workers
+
 _CGROUPS = (
     ("memory.max", "memory.current", "inactive_file"),
     ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
@@ -17,14 +19,15 @@ _CGROUPS = (
 def free_memory(device: torch.device) -> int:
     """Return the bytes that a process can still take on a device; Apple's GPU shares the CPU's memory.
 
-    On CUDA memory that torch holds without using it counts as free. In a container its limit counts.
+    On CUDA memory that torch holds without using it counts as free. In a container its limit counts. Workers of one run
+    share the machine's.
     """
     if device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[0]
         return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
     machine = int(psutil.virtual_memory().available)
     container = left_in_container(Path("/sys/fs/cgroup"))
-    return machine if container is None else min(machine, container)
+    return (machine if container is None else min(machine, container)) // local_workers()
 
 
 def memory_in_use(device: torch.device) -> int:

@@ -39,7 +39,8 @@ def own_share(items: Iterable[Item]) -> Iterator[Item]:
 def summed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the sums over all workers, by name; a worker that has no tensor of a name adds nothing to it.
 
-    Rows that each worker has filled of a tensor that is otherwise zero are thereby gathered, exactly.
+    Rows that each worker has filled of a tensor that is otherwise zero are thereby gathered, exactly. Tensors are added
+    up where they are, piece by piece: they may be larger than the memory (`activations.scratch_space`).
     """
     if workers() == 1:
         return dict(tensors)
@@ -48,12 +49,12 @@ def summed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         shapes |= found
     sums = {}
     for name, shape in shapes.items():
-        own = tensors.get(name, torch.zeros(shape))
-        total = own.detach().to("cpu", torch.promote_types(own.dtype, torch.float32), copy=True).contiguous()
-        for piece in total.view(-1).split(_PIECE):
+        sums[name] = tensors[name].detach().contiguous() if name in tensors else torch.zeros(shape)
+        for own in sums[name].view(-1).split(_PIECE):
+            piece = own.to("cpu", torch.promote_types(own.dtype, torch.float32))
             with _told_of_lost_workers():
                 dist.all_reduce(piece, group=_group())
-        sums[name] = total.to(own.device, own.dtype)
+            own.copy_(piece)
     return sums
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import atexit
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from operator import methodcaller
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ def open_for_all(path: Path, settings: Mapping[str, Any], resume: bool) -> RunFo
     if workers() == 1:
         return open_run(path, settings, resume)
     folder = RunFolder(path)
-    files = by_first(lambda: _contents(open_run(path, settings, resume).path.rglob("*"), path))
+    files = by_first(lambda: _contents(_kept(open_run(path, settings, resume)), path))
     if not is_first():
         scratch = Path(tempfile.mkdtemp(prefix="unflinch-"))
         atexit.register(shutil.rmtree, scratch, ignore_errors=True)
@@ -41,6 +41,11 @@ def mirror_step(folder: RunFolder, step: str) -> None:
     """Give every worker the files of the first one whose names begin with a step's."""
     if workers() > 1:
         _take_over(folder, by_first(lambda: _contents(folder.steps.glob(f"{step}*"), folder.path)))
+
+
+def _kept(folder: RunFolder) -> Iterator[Path]:
+    """Yield what a later call goes on from: not what an interrupted one had no memory for."""
+    return (path for path in folder.path.rglob("*") if not path.is_relative_to(folder.scratch))
 
 
 def _contents(paths: Iterable[Path], root: Path) -> dict[str, bytes]:

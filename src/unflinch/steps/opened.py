@@ -19,7 +19,7 @@ from unflinch.models.layers import module_shape
 from unflinch.models.load import LoadedModel, load_model
 from unflinch.models.memory_plan import MemoryPlan
 from unflinch.models.thinking import thinking_modes
-from unflinch.models.workers import all_or_none
+from unflinch.models.workers import all_or_none, everyones
 from unflinch.models.writers import choose_writers
 from unflinch.options import FitOptions, ModelOptions
 from unflinch.patch.attach import attached
@@ -69,7 +69,8 @@ def start_run(
     started = time.perf_counter()
     tell = step_done or (lambda *_: None)
     splits = all_or_none(lambda: load_splits(config.prompts))
-    plan = all_or_none(lambda: plan_run(config, splits))
+    plans = everyones(all_or_none(lambda: plan_run(config, splits)))
+    plan = min(plans, key=lambda found: found.allowed.sums)  # all workers sum the same modules in the same pass
     opened = open_for_all(folder, as_settings(config), resume)
     tell("memory", plan.headline(), time.perf_counter() - started)
     loaded = load_from(config.model)
