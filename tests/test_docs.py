@@ -131,7 +131,8 @@ def test_what_pages_conclude_from_the_results_still_holds() -> None:
     for name in ("directional ablation", "norm-preserving ablation"):
         assert at[name]["kl_first_token_mean"] < at["unflinch"]["kl_first_token_mean"]
         assert at[name]["keep_lost"] > 10 * at["unflinch"]["keep_lost"]
-    assert at["system prompt"]["keep_lost"] > at["unflinch"]["keep_lost"]
+    assert at["system prompt"]["keep_lost"] > 0.5
+    assert at["system prompt"]["kl_first_token_mean"] == max(one["kl_first_token_mean"] for one in at.values() if one)
 
 
 def test_the_russian_quick_start_shows_the_same_commands() -> None:
@@ -160,6 +161,7 @@ def test_every_file_that_is_shown_is_read(page: Path, tmp_path: Path) -> None:
                 assert len(load_prompts(path)) == len(block.code.splitlines()) - (block.language == "csv")
 
 
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft's
 @pytest.mark.parametrize("page", pages_with("python"), ids=name_of)
 def test_every_python_block_runs_and_prints_what_it_says(
     page: Path, planted: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch
