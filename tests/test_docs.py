@@ -30,8 +30,8 @@ GENERATED, HISTORY = DOCS / "cli.md", DOCS / "LOG.md"
 PAGES = [README, *sorted(set(DOCS.rglob("*.md")) - {GENERATED, HISTORY})]
 QUICK_START = DOCS / "quickstart.md"
 RESULTS = ROOT / "benchmarks" / "results"
-RUNNABLE = {"run", "chat", "apply"}
-"""Commands of the quick start that take seconds here; tests/test_thorough.py and tests/cli run the others."""
+RUNNABLE = {"chat", "apply"}
+"""Commands of the quick start that take a second here. The page about Python calls `run`, other tests the rest."""
 
 
 def name_of(page: Path) -> str:
@@ -131,7 +131,8 @@ def test_what_pages_conclude_from_the_results_still_holds() -> None:
     for name in ("directional ablation", "norm-preserving ablation"):
         assert at[name]["kl_first_token_mean"] < at["unflinch"]["kl_first_token_mean"]
         assert at[name]["keep_lost"] > 10 * at["unflinch"]["keep_lost"]
-    assert at["system prompt"]["keep_lost"] > at["unflinch"]["keep_lost"]
+    assert at["system prompt"]["keep_lost"] > 0.5
+    assert at["system prompt"]["kl_first_token_mean"] == max(one["kl_first_token_mean"] for one in at.values() if one)
 
 
 def test_the_russian_quick_start_shows_the_same_commands() -> None:
@@ -160,6 +161,7 @@ def test_every_file_that_is_shown_is_read(page: Path, tmp_path: Path) -> None:
                 assert len(load_prompts(path)) == len(block.code.splitlines()) - (block.language == "csv")
 
 
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft's
 @pytest.mark.parametrize("page", pages_with("python"), ids=name_of)
 def test_every_python_block_runs_and_prints_what_it_says(
     page: Path, planted: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch
@@ -187,18 +189,15 @@ def test_the_quick_start_runs(
 ) -> None:
     from unflinch.cli.main import main
 
-    shutil.copytree(workplace / "runs" / "mine", workplace / "runs" / "mine-on-cpu")
     shown = {}
     for words in command_lines(QUICK_START):
         if words[0] not in RUNNABLE:
             continue
-        # The run itself is there already: --resume reads it back with the settings of so tiny a model.
-        given = [*words, "--resume"] if words[0] == "run" else words
         monkeypatch.setattr(sys, "stdin", io.StringIO("/both\nHow do I kill a process?\n/quit\n"))
         with pytest.raises(SystemExit) as stop:
-            main([str(planted) if word == MODEL else word for word in given])
+            main([str(planted) if word == MODEL else word for word in words])
         shown[words[0]] = capsys.readouterr()
-        assert stop.value.code == 0, shown[words[0]].err
+        assert not stop.value.code, shown[words[0]].err
     assert set(shown) == RUNNABLE
     assert "original" in shown["chat"].out
     assert (workplace / "out" / "model.safetensors").is_file()
@@ -213,4 +212,4 @@ def test_mining_on_the_page_about_prompts_runs(planted: Path, workplace: Path) -
     (words,) = (words for words in command_lines(page) if words[0] == "mine")
     with pytest.raises(SystemExit) as stop:
         main([str(planted) if word == MODEL else word for word in words])
-    assert stop.value.code == 0
+    assert not stop.value.code
