@@ -75,7 +75,7 @@ def test_every_limit_has_its_row(results: dict[str, Any]) -> None:
 
 
 def test_the_card_names_the_residual_writers_that_are_changed(results: dict[str, Any]) -> None:
-    assert "| Residual writers considered | mlp.down_proj in 8 of 24 layers; not: self_attn" in model_card(results)
+    assert r"| Residual writers considered | mlp.down\_proj in 8 of 24 layers; not: self\_attn" in model_card(results)
 
 
 def test_dialogues_are_in_the_card_of_a_run_that_led_some(results: dict[str, Any]) -> None:
