@@ -19,6 +19,7 @@ from unflinch.cli.bench import bench
 from unflinch.cli.chat import chat
 from unflinch.cli.demo import demo
 from unflinch.cli.fit import fit
+from unflinch.cli.init import init
 from unflinch.cli.judge import judge
 from unflinch.cli.mine import mine
 from unflinch.cli.report import report
@@ -28,8 +29,8 @@ from unflinch.cli.validate import validate
 from unflinch.cli.web import web
 from unflinch.errors import UnflinchError
 
-app = typer.Typer(rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False)
-for command in (demo, run, mine, scan, fit, validate, bench, report, chat, web, apply, judge):
+app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
+for command in (demo, init, run, mine, scan, fit, validate, bench, report, chat, web, apply, judge):
     app.command()(command)
 
 
