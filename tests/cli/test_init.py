@@ -30,7 +30,7 @@ def test_a_run_takes_what_was_answered(init: Init, unflinch: Unflinch, pipeline:
     targets = 'my "prompts" \\ Grüße.jsonl'
     (tmp_path / targets).touch()
     answer = init("Qwen/Qwen3-0.6B", targets, "0.02", file="mine.toml")
-    assert (answer.code, answer.out) == (0, "mine.toml\n")
+    assert (answer.code, answer.out.strip()) == (0, "mine.toml")
     unflinch("run", "--config", "mine.toml", "--name", "x")
     expected = {"model": {"model": "Qwen/Qwen3-0.6B"}, "prompts": {"targets": targets}, "fit": {"kl_budget": 0.02}}
     assert pipeline.config == make_config(expected)
