@@ -17,7 +17,10 @@ from unflinch.cli.base_model import load_base
 from unflinch.cli.main import app, explain
 from unflinch.errors import ConfigError, VerdictError
 
-COMMANDS = ("demo", "run", "generate", "mine", "scan", "fit", "validate", "report", "chat", "web", "apply", "judge")
+COMMANDS = (
+    *("demo", "init", "run", "generate", "mine", "scan", "fit", "validate", "report", "chat", "web", "apply", "judge"),
+    *("export", "inspect", "sign", "verify", "push"),
+)
 
 
 def shell(*arguments: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -46,6 +49,23 @@ def test_help_of_every_command_fits_into_80_columns(command: str) -> None:
 
 def test_no_arguments_show_the_help() -> None:
     assert shell().stdout == shell("--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "place", "completed"),
+    [("unflinch ch", 1, ["chat"]), ("unflinch run --kl", 2, ["--kl-budget"]), ("unflinch v", 1, ["validate"])],
+)
+def test_a_shell_completes_commands_and_options(words: str, place: int, completed: list[str]) -> None:
+    asked = {"_UNFLINCH_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(place)}
+    assert shell(**asked).stdout.split() == completed
+
+
+def test_completion_is_installed_for_the_shell_that_is_named(tmp_path: Path) -> None:
+    answer = shell("--install-completion", "bash", HOME=str(tmp_path), _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1")
+    assert answer.returncode == 0, answer.stderr
+    assert "_UNFLINCH_COMPLETE=complete_bash" in "".join(
+        file.read_text(encoding="utf-8") for file in tmp_path.rglob("*.sh")
+    )
 
 
 def test_help_imports_nothing_heavy() -> None:

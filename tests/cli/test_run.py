@@ -216,7 +216,9 @@ def test_scan_shows_what_a_patch_will_cost_at_least(unflinch: Unflinch, pipeline
         ["model.layers.20.mlp.down_proj", "1.2e+03", "90"],
     ]
     told = " ".join(" ".join(lines).split())
-    assert "false refusals by 5.2 logits" in told and "at least 0.0123 nats" in told and "0.0061 if they may fall" in told
+    assert (
+        "false refusals by 5.2 logits" in told and "at least 0.0123 nats" in told and "0.0061 if they may fall" in told
+    )
 
 
 def test_a_scan_with_fit_ends_as_a_run(unflinch: Unflinch, pipeline: FakePipeline) -> None:

@@ -22,6 +22,7 @@ from unflinch.cli.demo import demo
 from unflinch.cli.export import export
 from unflinch.cli.fit import fit
 from unflinch.cli.generate import generate
+from unflinch.cli.init import init
 from unflinch.cli.inspect import inspect
 from unflinch.cli.judge import judge
 from unflinch.cli.mine import mine
@@ -35,9 +36,9 @@ from unflinch.cli.web import web
 from unflinch.errors import InputError, UnflinchError
 from unflinch.launch import is_first, workers
 
-app = typer.Typer(rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
 COMMANDS = (
-    *(demo, run, generate, mine, scan, fit, validate, bench, report, chat, web, judge),
+    *(demo, init, run, generate, mine, scan, fit, validate, bench, report, chat, web, judge),
     *(apply, export, inspect, sign, verify, push),
 )
 for command in COMMANDS:
