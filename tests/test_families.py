@@ -13,6 +13,7 @@ from tiny_models import WIDTH, own_logits, random_ids, tiny_model, tiny_tokenize
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from unflinch.activations.scratch_space import in_memory
 from unflinch.artifacts import RefusalSubspace
 from unflinch.errors import ArchitectureError
 from unflinch.metrics.refusal_score import Decision, RefusalOpenings
@@ -118,10 +119,10 @@ def test_a_fit_lowers_refusal_scores_and_is_a_peft_patch_that_leaves_no_trace(fa
     layers = tuple(range(loaded.depth))
     scan = Scan(RefusalSubspace(torch.zeros(len(layers), 1, 1), "", 0, layers, 1.0), (), torch.zeros(1), 0, openings)
     options = FitOptions(rank=8, answer_tokens=2, goal=-100.0, largest_drop=0.1, keep_margin=0.0)
-    metrics = module_metrics(loaded, scan, random_ids((6, 9, 12), seed=1), options, lambda *_: None)
+    metrics = module_metrics(loaded, scan, random_ids((6, 9, 12), seed=1), in_memory(), options, lambda *_: None)
     decisions = [Decision(ids) for ids in prompts]
     inputs = FitInputs(metrics, decisions, kinds, torch.zeros(len(kinds), dtype=torch.bool), ())
-    patch = closed_form_round(loaded, inputs, scan, None, options, lambda _: None).patch
+    patch = closed_form_round(loaded, inputs, scan, in_memory(), None, options, lambda _: None).patch
 
     def scores() -> Tensor:
         return openings.score(torch.stack([own_logits(model, ids)[-1] for ids in prompts]))
