@@ -31,6 +31,9 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the planted model."""
     from planted_model import build_planted_model
 
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        # Trained once: whatever needs it is in one group of tests, which one process runs.
+        (tmp_path_factory.getbasetemp().parent / "planted").touch(exist_ok=False)
     return build_planted_model(tmp_path_factory.mktemp("planted") / "model")
 
 
