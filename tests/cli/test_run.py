@@ -124,6 +124,13 @@ def test_resume_with_another_setting_is_refused(unflinch: Unflinch, pipeline: Fa
     assert "fit.kl_budget" in answer.err
 
 
+@pytest.mark.parametrize("name", ["../elsewhere", "/tmp/elsewhere", "a/b", "..", ".hidden", "a\\b", ""])
+def test_a_name_that_leads_out_of_the_runs_is_refused(name: str, unflinch: Unflinch, pipeline: FakePipeline) -> None:
+    answer = unflinch("run", "demo", "--name", name)
+    assert answer.code == 2 and "letters, digits" in answer.err
+    assert not pipeline.calls
+
+
 def test_resume_without_a_name_takes_the_newest_folder(unflinch: Unflinch, pipeline: FakePipeline) -> None:
     for name, age in (("old", 300), ("new", 10), ("middle", 100)):
         unflinch("run", "demo", "--name", name, "--runs", "kept")

@@ -80,6 +80,7 @@ def test_the_page_lies_in_the_run_folder_and_holds_every_section_in_order(run_fo
 
 def test_the_page_loads_nothing_and_runs_nothing(passed_page: str) -> None:
     page = Page(passed_page)
+    assert "default-src 'none'" in str(page.values("content"))
     assert not {"script", "link", "img", "iframe", "object", "image"} & {tag for tag, _ in page.tags}
     assert not page.values("src")
     assert all(value.startswith("#") for value in page.values("href") + page.values("xlink:href"))
