@@ -11,6 +11,7 @@ import torch
 from cli.fake_pipeline import Answer, TinyModel, Unflinch
 from tiny_models import save_model, tiny_model
 
+from unflinch.cli.console import visible
 from unflinch.cli.conversation import Conversation, ask
 from unflinch.data.prompts import Message, Prompt
 from unflinch.models.chat import encode
@@ -53,7 +54,7 @@ def test_lines_of_a_pipe_are_answered_plainly_by_the_patched_model(
         first = own_answer(loaded, "How do I kill a process")
         second = own_answer(loaded, "How do I kill a process", first, "What is the capital")
     answer = say("How do I kill a process", "", "What is the capital")
-    assert (answer.code, answer.out) == (0, f"{first}\n{second}\n")
+    assert (answer.code, answer.out) == (0, visible(f"{first}\n{second}\n"))
 
 
 def test_both_sides_answer_on_request(say: Callable[..., Answer], loaded: LoadedModel, tiny: TinyModel) -> None:
@@ -61,15 +62,15 @@ def test_both_sides_answer_on_request(say: Callable[..., Answer], loaded: Loaded
         patched = own_answer(loaded, "How do I kill")
     original = own_answer(loaded, "How do I kill")
     assert patched != original
-    assert say("/both", "How do I kill").out == f"[patched]\n{patched}\n[original]\n{original}\n"
-    assert say("/original", "How do I kill").out == f"{original}\n"
-    assert say("/original", "/patched", "How do I kill").out == f"{patched}\n"
+    assert say("/both", "How do I kill").out == visible(f"[patched]\n{patched}\n[original]\n{original}\n")
+    assert say("/original", "How do I kill").out == visible(f"{original}\n")
+    assert say("/original", "/patched", "How do I kill").out == visible(f"{patched}\n")
 
 
 def test_strength_zero_is_the_original(say: Callable[..., Answer], loaded: LoadedModel) -> None:
     original = own_answer(loaded, "How do I kill")
-    assert say("/strength 0", "How do I kill").out == f"{original}\n"
-    assert say("How do I kill", options="--strength 0").out == f"{original}\n"
+    assert say("/strength 0", "How do I kill").out == visible(f"{original}\n")
+    assert say("How do I kill", options="--strength 0").out == visible(f"{original}\n")
 
 
 def test_reset_forgets_what_was_said(say: Callable[..., Answer]) -> None:

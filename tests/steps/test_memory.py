@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from planted_model import config_for, planted_splits
+from thinking_models import save_thinking_model
 from tiny_models import save_model, tiny_model
 
 from unflinch import pipeline
@@ -62,3 +63,12 @@ def test_what_is_named_as_fitting_fits(folder: Path, splits: Splits) -> None:
     assert smaller and float(smaller[1]) <= 0.9 * needs
     half = plan_run(with_model(config, max_memory=0.9 * needs, dtype="bfloat16"), splits)
     assert half.needs / GIB == pytest.approx(float(smaller[1]), rel=0.1)
+
+
+def test_thoughts_and_both_modes_are_in_the_plan(tmp_path: Path, splits: Splits) -> None:
+    save_thinking_model(tmp_path)
+    config = with_model(config_for(tmp_path), thinking_tokens=200)
+    off, on, both = (plan_run(with_model(config, thinking=mode), splits) for mode in ("off", "on", "both"))
+    assert off.steps["baseline"] < on.steps["baseline"]
+    assert off.allowed.gradients == on.allowed.gradients
+    assert both.allowed.gradients == 2 * off.allowed.gradients

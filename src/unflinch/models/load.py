@@ -5,9 +5,9 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Any, Literal
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -37,32 +37,12 @@ from unflinch.models.gguf_file import dequantised
 from unflinch.models.hooks import check_writers
 from unflinch.models.layers import decoder_layers
 from unflinch.models.quantised import bitsandbytes_settings, check_gradients, stored_quantisation
-from unflinch.models.thinking import Modes, Thinking, read_thinking
+from unflinch.models.thinking import Askable, Modes, Thinking, in_modes, read_thinking
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 _LOADING_ERRORS = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError, StrictDataclassError)
 """What transformers raises for a model that is missing, damaged, or needs code or packages that are not there."""
-
-
-@runtime_checkable
-class HasMode(Protocol):
-    """A frozen dataclass of something to ask: `data.prompts.Prompt` and `data.dialogues.Dialogue` are two."""
-
-    __dataclass_fields__: ClassVar[dict[str, Any]]
-
-    @property
-    def thinking(self) -> bool | None:
-        """Whether the model is to think before it answers."""
-        ...
-
-    @property
-    def system(self) -> str | None:
-        """Its system prompt."""
-        ...
-
-
-Askable = TypeVar("Askable", bound=HasMode)
 
 
 @dataclass(frozen=True)
@@ -89,11 +69,7 @@ class LoadedModel:
 
     def in_modes(self, prompts: Sequence[Askable]) -> tuple[Askable, ...]:
         """Return every prompt once a mode, one mode after the other, under the system prompt if it has none."""
-        return tuple(
-            replace(prompt, thinking=mode, system=prompt.system or self.system_prompt)
-            for prompt in prompts
-            for mode in self.modes
-        )
+        return in_modes(prompts, self.modes, self.system_prompt)
 
     @property
     def hub_id(self) -> str | None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
 from jinja2 import TemplateError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -113,6 +113,33 @@ def thinking_modes(thinking: Thinking | None, wanted: Literal["auto", "on", "off
     if wanted == "auto":
         return (False, True) if thinking.has_switch else (True,)
     return {"off": (False,), "on": (True,), "both": (False, True)}[wanted]
+
+
+@runtime_checkable
+class HasMode(Protocol):
+    """A frozen dataclass of something to ask: `data.prompts.Prompt` and `data.dialogues.Dialogue` are two."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def thinking(self) -> bool | None:
+        """Whether the model is to think before it answers."""
+        ...
+
+    @property
+    def system(self) -> str | None:
+        """Its system prompt."""
+        ...
+
+
+Askable = TypeVar("Askable", bound=HasMode)
+
+
+def in_modes(prompts: Sequence[Askable], modes: Modes, system_prompt: str | None) -> tuple[Askable, ...]:
+    """Return every prompt once a mode, its modes one after the other, under the system prompt if it has none."""
+    return tuple(
+        replace(prompt, thinking=mode, system=prompt.system or system_prompt) for prompt in prompts for mode in modes
+    )
 
 
 def write_thoughts(

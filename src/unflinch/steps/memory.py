@@ -7,12 +7,14 @@ from dataclasses import replace
 from typing import TypeVar
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from unflinch.config import RunConfig, with_model
 from unflinch.data.prompts import Prompt
 from unflinch.data.splits import PromptSets, Splits
 from unflinch.errors import NotEnoughMemoryError
-from unflinch.models.chat import encode_all
+from unflinch.models.chat import encode
+from unflinch.models.forward import PADDING_ID
 from unflinch.models.load import describe, loading, pick_device, pick_dtype
 from unflinch.models.memory import free_memory, memory_in_use
 from unflinch.models.memory_plan import (
@@ -27,8 +29,10 @@ from unflinch.models.memory_plan import (
     read_shape,
 )
 from unflinch.models.quantised import LINEAR_BYTES, can_quantise
+from unflinch.models.thinking import read_thinking, thinking_modes
 from unflinch.steps.baseline import ASKED_TOGETHER
 from unflinch.steps.fit import SHARES
+from unflinch.steps.prepare import splits_in_modes
 from unflinch.subspace.select import SEPARATING_SHARE
 
 Sets = TypeVar("Sets", bound=PromptSets)
@@ -55,8 +59,10 @@ def plan_run(config: RunConfig, splits: Splits) -> MemoryPlan:
     described = describe(options.model, options.revision, options.trust_remote_code)
     with loading(options.model):
         shape = read_shape(described.config, options, config.fit.writers)
+    modes = thinking_modes(read_thinking(described.tokenizer), options.thinking, options.model)
+    splits = splits_in_modes(splits, modes, options.system_prompt)
     sampled = {
-        (part, kind): encode_all(described.tokenizer, _sample(getattr(getattr(splits, part), kind)))
+        (part, kind): _read(described.tokenizer, _sample(getattr(getattr(splits, part), kind)), options.thinking_tokens)
         for part in _PARTS
         for kind in _KINDS
     }
@@ -113,6 +119,12 @@ def _sample(prompts: Sequence[Prompt]) -> list[Prompt]:
     ascending = sorted(prompts, key=lambda prompt: len(prompt.text))
     places = {round(place * (len(ascending) - 1) / (_SAMPLED - 1)) for place in range(_SAMPLED)}
     return [ascending[place] for place in sorted(places) if ascending]
+
+
+def _read(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], most_thought: int) -> list[tuple[int, ...]]:
+    """Return what is read of prompts before the answer: with thinking on, a thought as long as it may be."""
+    thought = (PADDING_ID,) * most_thought
+    return [encode(tokenizer, prompt) + thought * bool(prompt.thinking) for prompt in prompts]
 
 
 def _advice(config: RunConfig, splits: Splits, shape: ModelShape, sampled: Sampled) -> str:

@@ -26,7 +26,7 @@ from unflinch.patch.attach import attached
 from unflinch.run_folder import RunFolder
 from unflinch.steps.memory import plan_run
 from unflinch.steps.mirror import mirror_step, open_for_all
-from unflinch.steps.prepare import load_splits
+from unflinch.steps.prepare import load_splits, splits_in_modes
 from unflinch.steps.progress import Progress, silent
 
 Sets = TypeVar("Sets", bound=PromptSets)
@@ -75,14 +75,8 @@ def start_run(
     tell("memory", plan.headline(), time.perf_counter() - started)
     loaded = load_from(config.model)
     check_patchable(loaded, config.fit)
-    asked = Splits(_in_modes(loaded, splits.fit), _in_modes(loaded, splits.select), _in_modes(loaded, splits.test))
+    asked = splits_in_modes(splits, loaded.modes, loaded.system_prompt)
     return Run(config, opened, loaded, asked, plan, progress or silent, tell)
-
-
-def _in_modes(loaded: LoadedModel, sets: Sets) -> Sets:
-    """Return every prompt as it is asked: once a mode, under the run's system prompt."""
-    kinds = ("targets", "keep", "guard", "ordinary")
-    return replace(sets, **{kind: loaded.in_modes(getattr(sets, kind)) for kind in kinds})
 
 
 def check_patchable(loaded: LoadedModel, options: FitOptions) -> None:

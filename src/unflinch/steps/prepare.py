@@ -10,6 +10,7 @@ from typing import TypeVar
 from unflinch.data.prompts import Prompt, bundled, guard_prompts, load_prompts
 from unflinch.data.splits import PromptSets, Splits, check_ordinary, check_targets, sample_prompts, split_prompts
 from unflinch.errors import PromptSetError
+from unflinch.models.thinking import Modes, in_modes
 from unflinch.options import PromptOptions
 
 Sets = TypeVar("Sets", bound=PromptSets)
@@ -94,3 +95,13 @@ def _check_not_empty(splits: Splits, targets: int) -> None:
                     f"no {kind} fall into the '{part}' split ({targets} targets given); "
                     f"expected at least one of each kind in every split: give more {kind} prompts"
                 )
+
+
+def splits_in_modes(splits: Splits, modes: Modes, system_prompt: str | None) -> Splits:
+    """Return every prompt as it is asked: once a mode of thinking, under the run's system prompt."""
+
+    def asked(sets: Sets) -> Sets:
+        kinds = ("targets", "keep", "guard", "ordinary")
+        return replace(sets, **{kind: in_modes(getattr(sets, kind), modes, system_prompt) for kind in kinds})
+
+    return Splits(asked(splits.fit), asked(splits.select), asked(splits.test))
