@@ -53,7 +53,7 @@ def test_no_arguments_show_the_help() -> None:
 
 @pytest.mark.parametrize(
     ("words", "place", "completed"),
-    [("unflinch ch", 1, ["chat"]), ("unflinch run --kl", 2, ["--kl-budget"]), ("unflinch v", 1, ["validate"])],
+    [("unflinch ch", 1, ["chat"]), ("unflinch run --kl", 2, ["--kl-budget"]), ("unflinch va", 1, ["validate"])],
 )
 def test_a_shell_completes_commands_and_options(words: str, place: int, completed: list[str]) -> None:
     asked = {"_UNFLINCH_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(place)}
@@ -179,4 +179,4 @@ def test_a_character_that_the_terminal_lacks_stops_nothing(tmp_path: Path) -> No
 def test_a_command_that_works_alone_says_so_to_several_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="started as 2 workers.*without torchrun"):
-        load_base("demo", None, None, None, None)
+        load_base("demo", None, None, None, None, None, None)

@@ -58,7 +58,7 @@ def bench(
     load_in: arg.LoadIn = None,
     json: arg.Json = False,
 ) -> None:
-    """Ask MODEL questions of three benchmarks with and without PATCH.
+    """Compare MODEL with and without PATCH on three benchmarks.
 
     These are MMLU, HellaSwag and GSM8K. Shows scores with standard errors, their paired difference, and whether chance
     explains it (exact McNemar test). Needs lm-eval (`pip install 'unflinch[bench]'`). Continues where it was stopped.
