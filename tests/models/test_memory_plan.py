@@ -21,6 +21,7 @@ from unflinch.models.memory_plan import (
     prompt_lengths,
     read_shape,
 )
+from unflinch.options import ModelOptions
 
 SHAPE = ModelShape(
     parameters=500_000_000,

@@ -18,7 +18,7 @@ def push(
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only check and show what would be uploaded.")] = False,
 ) -> None:
-    """Upload PATCH, or a folder that `apply` or `export` wrote, to the Hugging Face Hub.
+    """Upload PATCH, or what `apply` or `export` wrote, to the Hub.
 
     Only what passed its verdict goes up, and only as it was when it did. Log in first with `hf auth login`.
     """

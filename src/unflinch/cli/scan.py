@@ -35,7 +35,7 @@ def scan(
     fit: Annotated[bool, typer.Option("--fit", help="Go on and make the patch, as `run` does.")] = False,
     json: arg.Json = False,
 ) -> None:
-    """Show how MODEL refuses, where it can be told apart, and the cost.
+    """Show how and where MODEL refuses, and what a patch costs.
 
     Where in depth false and right refusals part, whether refusing is one mechanism or several, which modules a patch is
     worth most in, and how much KL it will cost at least. With --fit the patch itself follows, as by `run`; without,

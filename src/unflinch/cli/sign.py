@@ -14,7 +14,7 @@ def sign(
     folder: Folder,
     key: Annotated[Path, typer.Option(metavar="PEM", help="Your private key, an elliptic-curve key without password.")],
 ) -> None:
-    """Sign every file of FOLDER with your key; the signature goes into FOLDER/model.sig.
+    """Sign every file of FOLDER with your key, in FOLDER/model.sig.
 
     It says that the files are as you left them, not that they are good. `docs/EXPORTS.md` says how to make a key.
     Needs `pip install 'unflinch[sign]'`, and no network.
