@@ -49,6 +49,7 @@ def test_every_option_can_be_set_by_its_own_name(tmp_path: Path) -> None:
         lines.append(f"[{section}]")
         for name, value in values.items():
             if value is not None:
+                value = list(value) if isinstance(value, tuple) else value
                 lines.append(f"{name} = {str(value).lower() if isinstance(value, bool) else repr(value)}")
     read = make_config(read_toml(toml(tmp_path, "\n".join(lines))))
     assert as_settings(read) == default

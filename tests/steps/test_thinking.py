@@ -34,9 +34,8 @@ def loaded() -> LoadedModel:
     model, thinking = thinking_model(tokenizer), read_thinking(tokenizer)
     assert thinking is not None
     thinking = replace(thinking, most_tokens=16)
-    return LoadedModel(
-        model, tokenizer, architecture_of(model), "tiny", "tiny", None, "hash", thinking, modes=(False, True)
-    )
+    row = architecture_of(model)
+    return LoadedModel(model, tokenizer, row, "tiny", "tiny", None, "hash", thinking=thinking, modes=(False, True))
 
 
 def ids_of(loaded: LoadedModel, text: str) -> tuple[int, ...]:
