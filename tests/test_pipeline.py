@@ -231,7 +231,6 @@ def test_keep_best_does_not_keep_a_patch_that_loses_one_guard_refusal(
 
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(RuleJudge, "__call__", judge)
-            patched.setattr(RuleJudge, "opening_decides", lambda *_: None)
             return original(*args, **kwargs)
 
     monkeypatch.setattr(results_step, "validate_patch", one_lost)

@@ -27,7 +27,7 @@ from unflinch.run_folder import RESULTS, RunFolder
 from unflinch.steps.results import STEPS
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-UNLIKE = ("created", "seconds", "name")
+UNLIKE = ("created", "memory", "name", "seconds")
 """What differs between any two runs."""
 
 
