@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pytest
@@ -35,6 +36,7 @@ def with_tiny_kl(results: dict[str, Any]) -> dict[str, Any]:
     return results
 
 
+@cache
 def all_tables() -> dict[str, RenderableType]:
     run = parse_results(make_results())
     return {

@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
-from functools import cache
+from functools import cache, lru_cache
 from math import ceil
 
 # Han, kana, Thai, Lao, Burmese and Khmer are written without spaces between words.
@@ -57,6 +57,7 @@ class NearDuplicates:
         return next((p for p in sorted(near) if _jaccard(tokens, self._tokens[p]) >= self._similarity), None)
 
 
+@lru_cache(maxsize=1 << 16)
 def normalise_text(text: str) -> str:
     """Return `text` in NFKC and folded case, with every run of spaces and punctuation as one space.
 

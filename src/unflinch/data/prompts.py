@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache, cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal, cast
@@ -96,7 +97,7 @@ class Prompt:
         system = [{"role": "system", "content": self.system}] if self.system is not None else []
         return system + [{"role": turn.role, "content": turn.content} for turn in turns]
 
-    @property
+    @cached_property
     def key(self) -> str:
         """SHA-256 (hex) of the conversation, NFC-normalised, and `thinking`: equal keys are the same prompt."""
         turns: list[object] = [
@@ -171,6 +172,7 @@ def _read_bundled(name: BundledName) -> bytes:
         raise InputError(f"the bundled set {name!r} cannot be read: reinstall unflinch") from error
 
 
+@cache  # of what the file holds: a process reads 25,000 prompts once
 def _parse_bundled(name: BundledName, data: bytes) -> tuple[Prompt, ...]:
     where = f"bundled {name}.jsonl"
     return _collect(_json_records(_decoded_lines(io.BytesIO(data), where), where), where)
