@@ -69,7 +69,7 @@ def options(command: str | None = None) -> frozenset[str]:
     chosen = commands.values() if command is None else [commands[command]]
     parameters = [parameter for one in chosen for parameter in one.params]
     named = (name for parameter in parameters for name in (*parameter.opts, *parameter.secondary_opts))
-    return frozenset({"--version", "--debug", *named})
+    return frozenset({"--version", "--debug", "--install-completion", "--show-completion", *named})
 
 
 def script(path: Path) -> ModuleType:

@@ -97,7 +97,7 @@ def test_every_command_line_is_understood(page: Path) -> None:
     assert [target for target in targets if not re.search(rf"^{target}:", makefile, re.MULTILINE)] == []
 
 
-OTHER_PROGRAMS = ("python ", "torchrun ", "accelerate ", "vllm ", "llama-")
+OTHER_PROGRAMS = ("python ", "torchrun ", "accelerate ", "vllm ", "llama-", "hf ")
 """What code in a line of text begins with if its options are not ours."""
 
 
