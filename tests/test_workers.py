@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from planted_model import SETTINGS, config_for
+from planted_model import config_for, write_config
 from safetensors.torch import load_file
 
 from unflinch import pipeline
@@ -24,18 +24,12 @@ from unflinch import pipeline
 pytestmark = pytest.mark.xdist_group("planted")
 """In the process that has trained the planted model."""
 
+UNLIKE = {"created", "memory", "name", "seconds"}
+"""What differs between any two runs: free memory as well."""
 LONGEST = 400
 """Seconds that a run may take on a computer that is busy."""
 ROUNDING = {"rel_tol": 1e-2, "abs_tol": 1e-4}
 """Adam carries rounding of small gradients into the factors; figures of a run with two workers differed by 0.15 %."""
-
-
-def settings_file(planted: Path, folder: Path) -> Path:
-    sections = {"model": {"model": str(planted), "dtype": "float32", "device": "cpu"}, **SETTINGS}
-    lines = [f"[{s}]\n" + "".join(f"{k} = {json.dumps(v)}\n" for k, v in o.items()) for s, o in sections.items()]
-    file = folder / "run.toml"
-    file.write_text("\n".join(lines), encoding="utf-8")
-    return file
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -53,7 +47,7 @@ def numbers(value: Any, place: str = "") -> dict[str, Any]:
 
 def comparable(folder: Path) -> dict[str, Any]:
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    return numbers({key: value for key, value in results.items() if key not in {"created", "seconds", "name"}})
+    return numbers({key: value for key, value in results.items() if key not in UNLIKE})
 
 
 def differences(one: dict[str, Any], two: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -68,7 +62,7 @@ def same(one: Any, two: Any) -> bool:
 
 @pytest.mark.slow
 def test_two_workers_end_with_the_figures_and_factors_of_one(planted: Path, finished: Path, tmp_path: Path) -> None:
-    settings = settings_file(planted, tmp_path)
+    settings = write_config(planted, tmp_path / "run.toml")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", free_port()]
     command = ["-m", "unflinch", "run", "--config", str(settings), "--name", "two", "--runs", str(tmp_path), "--json"]
     scratch = tmp_path / "scratch"
