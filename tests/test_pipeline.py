@@ -36,7 +36,8 @@ from unflinch.steps import scan as scan_step
 from unflinch.validate.judges import RuleJudge
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
-soak = importlib.import_module("soak").soak
+tool: Any = importlib.import_module("soak")
+soak, UNLIKE = tool.soak, tool.UNLIKE
 
 pytestmark = pytest.mark.xdist_group("planted")
 """One process trains the planted model and runs it, for all tests here and in the other file of this group."""
@@ -50,7 +51,7 @@ def results_of(folder: Path) -> dict[str, Any]:
 
 
 def comparable(results: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in results.items() if key not in {"created", "seconds", "name", "memory"}}
+    return {key: value for key, value in results.items() if key not in UNLIKE}
 
 
 def patch_tensors(folder: Path) -> dict[str, list[list[float]]]:

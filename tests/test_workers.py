@@ -16,16 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from documents import ROOT, script
 from planted_model import config_for, write_config
 from safetensors.torch import load_file
 
 from unflinch import pipeline
 
+UNLIKE = script(ROOT / "tools" / "soak.py").UNLIKE
+
 pytestmark = pytest.mark.xdist_group("planted")
 """In the process that has trained the planted model."""
 
-UNLIKE = {"created", "memory", "name", "seconds"}
-"""What differs between any two runs: free memory as well."""
 LONGEST = 400
 """Seconds that a run may take on a computer that is busy."""
 ROUNDING = {"rel_tol": 1e-2, "abs_tol": 1e-4}

@@ -28,7 +28,7 @@ from unflinch.steps.results import STEPS
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 UNLIKE = ("created", "memory", "name", "seconds")
-"""What differs between any two runs."""
+"""What differs between any two runs: free memory as well."""
 
 
 def ending(folder: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from unflinch.activations.gradients import fisher_metrics, refusal_gradients
+from unflinch.activations.gradients import refusal_gradients
 from unflinch.edit.closed_form import whiten_in_place
 from unflinch.edit.least_cost import Leverage, leverages, together
 from unflinch.models.forward import can_share_prefix, shared_prefix_length
@@ -16,7 +16,7 @@ from unflinch.options import FitOptions
 from unflinch.robustness_results import EditCost, ModuleLeverage
 from unflinch.steps.baseline import Baseline
 from unflinch.steps.decisions import decisions
-from unflinch.steps.fit_inputs import Ids, ordinary_sequences
+from unflinch.steps.fit_inputs import Ids, metrics_of, ordinary_sequences
 from unflinch.steps.progress import Progress, counter
 from unflinch.steps.scan import Scan
 
@@ -49,17 +49,7 @@ def edit_cost(loaded: LoadedModel, baseline: Baseline, scan: Scan, options: FitO
     every: dict[str, Leverage] = {}
     scores = torch.empty(0)
     for some in batches:
-        metrics = fisher_metrics(
-            loaded.model,
-            loaded.architecture,
-            some,
-            sequences,
-            options.answer_tokens,
-            input_shrinkage=options.input_shrinkage,
-            output_shrinkage=options.output_shrinkage,
-            seed=options.seed,
-            advance=advance,
-        )
+        metrics = metrics_of(loaded, some, sequences, options, torch.zeros, advance)
         gradients = refusal_gradients(
             loaded.model, loaded.architecture, some, found, openings.decision_scores, advance=advance
         )

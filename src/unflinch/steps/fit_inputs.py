@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import TypeVar
@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from unflinch.activations.gradients import fisher_metrics
-from unflinch.activations.scratch_space import FLOAT_BYTES, Workspace, groups_within
+from unflinch.activations.scratch_space import FLOAT_BYTES, Workspace, Zeros, groups_within
 from unflinch.artifacts import FittedStage, ModuleMetric
 from unflinch.edit.closed_form import ScoreBounds
 from unflinch.metrics.refusal_score import Decision
@@ -157,19 +157,31 @@ def module_metrics(
     advance = counter(progress, "fit: what a change costs", len(costed) * len(groups))
     metrics: dict[str, ModuleMetric] = {}
     for group in groups:
-        metrics |= fisher_metrics(
-            loaded.model,
-            loaded.architecture,
-            group,
-            costed,
-            options.answer_tokens,
-            input_shrinkage=options.input_shrinkage,
-            output_shrinkage=options.output_shrinkage,
-            seed=options.seed,
-            zeros=space.metrics,
-            advance=advance,
-        )
+        metrics |= metrics_of(loaded, group, costed, options, space.metrics, advance)
     return metrics
+
+
+def metrics_of(
+    loaded: LoadedModel,
+    modules: Sequence[str],
+    sequences: Sequence[Ids],
+    options: FitOptions,
+    zeros: Zeros,
+    advance: Callable[[int], None],
+) -> dict[str, ModuleMetric]:
+    """Return what a change of each module costs, as a fit with these options measures it: `fisher_metrics`."""
+    return fisher_metrics(
+        loaded.model,
+        loaded.architecture,
+        modules,
+        sequences,
+        options.answer_tokens,
+        input_shrinkage=options.input_shrinkage,
+        output_shrinkage=options.output_shrinkage,
+        seed=options.seed,
+        zeros=zeros,
+        advance=advance,
+    )
 
 
 def _bytes_of_sums(loaded: LoadedModel, name: str) -> int:
