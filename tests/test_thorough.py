@@ -136,3 +136,14 @@ def test_a_patch_validated_on_other_weights_than_it_was_fitted_to_fails(
     missed = [limit["name"] for limit in results["verdict"]["limits"] if not limit["passed"]]
     assert "base weights that are not those of the fit" in missed
     assert not (folder / "patch").exists()
+
+
+def test_a_scan_tells_what_every_module_is_worth_and_what_a_patch_costs(planted: Path, thorough: Path) -> None:
+    found = pipeline.run_scan(config_for(planted), thorough, resume=True)
+    cost = found["edit_cost"]
+    edited = {f"model.layers.{layer}.mlp.down_proj" for layer in found["layers"]}
+    assert {one["module"] for one in cost["modules"] if one["chosen"]} == edited
+    assert len(cost["modules"]) == found["number_of_layers"]
+    assert all(0 <= one["guarded"] <= one["targets"] for one in cost["modules"])
+    assert cost["shift"] > 0
+    assert cost["least_kl"] is None or 0 < cost["least_kl_unguarded"] <= cost["least_kl"]
