@@ -24,12 +24,12 @@ import torch
 
 from unflinch.activations.scratch_space import workspace
 from unflinch.config import RunConfig, make_config
-from unflinch.data.splits import PromptSets, Splits
+from unflinch.data.splits import KINDS, LIMITED_KINDS, PromptSets, Splits
 from unflinch.models.load import LoadedModel, pick_device
 from unflinch.steps.baseline import Asked, Baseline, BaselineSet
 from unflinch.steps.fit import fit_patch
 from unflinch.steps.memory import plan_run
-from unflinch.steps.opened import load_from
+from unflinch.steps.opened import describe_from, load_from
 from unflinch.steps.prepare import load_splits
 from unflinch.steps.scan import Scan, scan_model
 from unflinch.validate.bundled_judge import BundledJudge
@@ -120,7 +120,7 @@ def few_prompts(model: str, prompts: int, dtype: str, device: str) -> RunConfig:
     some = max(4, prompts // 4)
     limits = {
         f"max_{kind}_{part}": prompts if part == "fit" else some
-        for kind in ("targets", "keep", "ordinary")
+        for kind in LIMITED_KINDS
         for part in ("fit", "select", "test")
     }
     return make_config(
@@ -136,7 +136,7 @@ def measured(config: RunConfig) -> dict[str, Any]:
     """Return planned and measured bytes of every step but the validation, and of the largest."""
     splits = load_splits(config.prompts)
     fit, select, test = (replace(s, guard=s.guard[:_GUARD]) for s in (splits.fit, splits.select, splits.test))
-    plan = plan_run(config, Splits(fit, select, test))
+    plan = plan_run(config, Splits(fit, select, test), describe_from(config.model))
     peaks = Peaks(pick_device(config.model.device))
     peaks.enter("loading")
     loaded = load_from(config.model)
@@ -154,7 +154,7 @@ def measured(config: RunConfig) -> dict[str, Any]:
 
 def fit_size(fit: PromptSets) -> int:
     """Return how many prompts are fitted on."""
-    return sum(len(getattr(fit, kind)) for kind in ("targets", "keep", "guard", "ordinary"))
+    return sum(len(getattr(fit, kind)) for kind in KINDS)
 
 
 def _compared(planned: int, measured: int) -> dict[str, float]:
@@ -165,7 +165,7 @@ def _asked(loaded: LoadedModel, sets: PromptSets, config: RunConfig, peaks: Peak
     """Return what the model answers to all prompts, with the labels of a model that refuses just what is to be."""
     kinds: dict[str, tuple[Asked, ...]] = {}
     judge = BundledJudge()
-    for kind in ("targets", "keep", "guard", "ordinary"):
+    for kind in KINDS:
         prompts = getattr(sets, kind)
         peaks.on_progress(f"baseline: {kind}", 0, len(prompts))
         answers = ask(loaded.model, loaded.tokenizer, prompts, judge, config.scan.decision_tokens)

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unflinch.data.splits import KINDS
+
 RESULTS = Path(__file__).parent / "results"
 
 PROMPT_TOKENS = 50
@@ -105,14 +107,13 @@ CASES = (
 
 def work_of(prompts: dict[str, dict[str, int]]) -> Work:
     """Return what a run with these counts of prompts does, from the counts in its results."""
-    kinds = ("targets", "keep", "guard", "ordinary")
-    asked = sum(prompts[part][kind] for part in prompts for kind in kinds)
-    refused = {part: sum(prompts[part].get(f"{kind}_refused", 0) for kind in kinds[:3]) for part in prompts}
-    unasked = sum(prompts["fit"].get(f"{kind}_unasked", 0) for kind in kinds)
+    asked = sum(prompts[part][kind] for part in prompts for kind in KINDS)
+    refused = {part: sum(prompts[part].get(f"{kind}_refused", 0) for kind in KINDS[:3]) for part in prompts}
+    unasked = sum(prompts["fit"].get(f"{kind}_unasked", 0) for kind in KINDS)
     select, test = prompts["select"]["ordinary"], prompts["test"]["ordinary"]
     # Asked once; test prompts again with the patch and with ablation; select prompts at about two strengths.
     answers = asked + 2 * refused["test"] + 2 * refused["select"]
-    # States of the scan, three stages measured by first tokens, KL of base model, patch and ablation.
+    # States of the scan, three stages measured by refusal scores, KL of base model, patch and ablation.
     reads = refused["fit"] + refused["select"] + 3 * (refused["select"] + select) + 3 * test
     bounded = refused["fit"] + prompts["fit"]["ordinary"] + unasked
     return Work(reads, answers, round((1 + SECOND_ROUND) * bounded))

@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from unflinch.config import RunConfig, make_config
 from unflinch.data.dialogues import bundled_dialogues
 from unflinch.data.prompts import Message, Prompt
-from unflinch.data.splits import PromptSets, Splits
+from unflinch.data.splits import KINDS, PromptSets, Splits
 from unflinch.models.chat import encode
 from unflinch.options import PromptOptions
 from unflinch.steps.prepare import load_splits
@@ -130,7 +130,7 @@ def build_planted_model(folder: Path) -> Path:
     """Train the model, write it with its tokenizer, and return the folder."""
     splits = planted_splits()
     parts: tuple[PromptSets, ...] = (splits.fit, splits.select, splits.test)
-    kinds = {kind: [p for s in parts for p in getattr(s, kind)] for kind in ("targets", "keep", "guard", "ordinary")}
+    kinds = {kind: [p for s in parts for p in getattr(s, kind)] for kind in KINDS}
     refused = refused_targets(kinds["targets"]) | {p.key for kind in ("keep", "guard") for p in kinds[kind]}
     prompts = [*(p for group in kinds.values() for p in group), *dialogue_prompts()]
     tokenizer = _tokenizer([turn["content"] for p in prompts for turn in p.conversation()])

@@ -12,12 +12,13 @@ from thinking_models import save_thinking_model
 from tiny_models import save_model, tiny_model
 
 from unflinch import pipeline
-from unflinch.config import with_model
+from unflinch.config import RunConfig, with_model
 from unflinch.data.splits import Splits
 from unflinch.errors import NotEnoughMemoryError
 from unflinch.models.memory import memory_in_use
-from unflinch.models.memory_plan import GIB
+from unflinch.models.memory_plan import GIB, MemoryPlan
 from unflinch.steps.memory import plan_run
+from unflinch.steps.opened import describe_from
 
 VOCABULARY = 60_000
 """Large enough that the weights' type decides."""
@@ -39,8 +40,13 @@ def splits() -> Splits:
     return planted_splits()
 
 
+def planned(config: RunConfig, splits: Splits) -> MemoryPlan:
+    """What a run plans."""
+    return plan_run(config, splits, describe_from(config.model))
+
+
 def test_a_plan_is_made_without_reading_a_weight(folder: Path, splits: Splits) -> None:
-    plan = plan_run(config_for(folder), splits)
+    plan = planned(config_for(folder), splits)
     used = memory_in_use(torch.device("cpu"))
     assert plan.device == "cpu"
     assert plan.needs > used / 2 + 4 * VOCABULARY * 4096
@@ -56,19 +62,19 @@ def test_a_run_that_cannot_fit_is_refused_before_its_folder_is_made(folder: Path
 
 def test_what_is_named_as_fitting_fits(folder: Path, splits: Splits) -> None:
     config = config_for(folder)
-    needs = plan_run(config, splits).needs / GIB
+    needs = planned(config, splits).needs / GIB
     with pytest.raises(NotEnoughMemoryError) as refused:
-        plan_run(with_model(config, max_memory=0.9 * needs), splits)
+        planned(with_model(config, max_memory=0.9 * needs), splits)
     smaller = re.search(r"would fit: dtype bfloat16 \(([\d.]+) GiB\)", str(refused.value))
     assert smaller and float(smaller[1]) <= 0.9 * needs
-    half = plan_run(with_model(config, max_memory=0.9 * needs, dtype="bfloat16"), splits)
+    half = planned(with_model(config, max_memory=0.9 * needs, dtype="bfloat16"), splits)
     assert half.needs / GIB == pytest.approx(float(smaller[1]), rel=0.1)
 
 
 def test_thoughts_and_both_modes_are_in_the_plan(tmp_path: Path, splits: Splits) -> None:
     save_thinking_model(tmp_path)
     config = with_model(config_for(tmp_path), thinking_tokens=200)
-    off, on, both = (plan_run(with_model(config, thinking=mode), splits) for mode in ("off", "on", "both"))
+    off, on, both = (planned(with_model(config, thinking=mode), splits) for mode in ("off", "on", "both"))
     assert off.steps["baseline"] < on.steps["baseline"]
     assert off.allowed.gradients == on.allowed.gradients
     assert both.allowed.gradients == 2 * off.allowed.gradients

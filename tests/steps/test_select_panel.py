@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_models import own_logits, random_ids, tiny_model
 
+from unflinch.metrics.refusal_score import Decision, RefusalOpenings
 from unflinch.options import FitOptions
 from unflinch.patch.attach import AttachedPatch
 from unflinch.results import FitStage
@@ -96,3 +100,22 @@ def test_a_guard_prompt_lost_at_one_strength_and_held_at_the_next_does_not_stop_
         )
 
     assert chosen(dial, start=0.7)[::2] == (1.0, [0.7, 0.85, 1.0])
+
+
+def test_a_stage_is_scored_where_each_refusal_is_decided() -> None:
+    model = tiny_model("qwen2")
+    openings = RefusalOpenings(torch.rand(model.config.vocab_size, generator=torch.Generator().manual_seed(0)))
+    ids = random_ids((9, 4, 12, 7, 7, 5))
+    paths = [(), (3, 5), (), (8,), (1, 2, 3), ()]
+    decided = [Decision((*read, *path[:-1]), path) for read, path in zip(ids, paths, strict=True)] * 4
+    panel: Any = object.__new__(SelectPanel)
+    panel.loaded, panel.openings = SimpleNamespace(model=model), openings
+    panel.decisions = {"targets": decided, "keep": [], "guard": decided[:3]}
+    found = panel._scores()
+    for kind, rows in panel.decisions.items():
+        assert len(found[kind]) == len(rows)
+        for score, decision in zip(found[kind], rows, strict=True):
+            logits = own_logits(model, decision.ids)[-max(1, len(decision.path)) :]
+            assert score.item() == pytest.approx(
+                openings.decision_scores(logits[None], [decision.path]).item(), rel=1e-3, abs=1e-4
+            )

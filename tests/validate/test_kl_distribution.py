@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
@@ -52,3 +53,23 @@ def test_a_model_that_is_not_changed_moves_by_nothing() -> None:
     assert max(found.first_token) == max(found.sequence_mean) == 0
     assert found.flipped == 0
     assert sum(finished) == len(sequences)
+
+
+def test_what_a_change_of_the_output_head_does_is_part_of_it() -> None:
+    model, sequences = tiny_model("qwen2"), answered()
+    head = model.get_output_embeddings().weight
+
+    @contextmanager
+    def halved() -> Iterator[None]:
+        original = head.detach().clone()
+        with torch.no_grad():
+            head.copy_(original / 2)
+            yield
+            head.copy_(original)
+
+    found = sequence_kl(model, sequences, base_states(model, sequences), halved, head_changes=True)
+    for row, sequence in enumerate(sequences):
+        logits = own_logits(model, (*sequence.prompt, *sequence.answer)).double()[-len(sequence.answer) - 1]
+        expected = (logits.softmax(-1) * (logits.log_softmax(-1) - (logits / 2).log_softmax(-1))).sum()
+        assert found.first_token[row] == pytest.approx(expected.item(), rel=2e-3, abs=2e-5)
+    assert max(found.first_token) > 1e-3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from jaxtyping import Float, Int
@@ -84,8 +85,8 @@ def refusal_gradients(
         scores[rows] = values.cpu()
         mask = batch.attention_mask[:, -batch.input_ids.shape[1] :, None]
         for name, module in captured.items():
-            own = mask.to(module.inputs.device)
-            x, g = compressed_gradient(module.inputs.float() * own, module.gradient.float() * own, rank)
+            own = mask.to(module.inputs)
+            x, g = compressed_gradient((module.inputs * own).float(), (module.gradient * own).float(), rank)
             if name not in inputs:
                 inputs[name] = zeros((len(decisions), rank, x.shape[-1]))
                 outputs[name] = zeros((len(decisions), rank, g.shape[-1]))
@@ -227,8 +228,26 @@ def _captured_batches(
         if batch.prefix.shape[1]:
             with torch.no_grad():  # no gradient at a prompt's own tokens passes through those before them
                 read_prefix(model, batch, prefixes)
-        with captured_gradients(model, architecture, modules, batch.input_ids.shape) as captured:
+        shape = batch.input_ids.shape
+        with _plain_attention(model), captured_gradients(model, architecture, modules, shape) as captured:
             hidden, _ = run_decoder(model, batch, prefixes)
             total, kept = objective(hidden, rows, scored)
             total.backward()
         yield rows, batch, captured, kept
+
+
+@contextmanager
+def _plain_attention(model: PreTrainedModel) -> Iterator[None]:
+    """Attend by plain matrix products for the time of the block, on a CPU.
+
+    The way back through torch's fused attention takes eight times as long there for sequences as short as prompts.
+    """
+    fused = model.config._attn_implementation
+    if fused != "sdpa" or model.device.type != "cpu":
+        yield
+        return
+    model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(fused)

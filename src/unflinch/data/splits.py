@@ -26,6 +26,12 @@ NEAR_DUPLICATE = 0.8
 """Token-set Jaccard similarity from which a target counts as a guard prompt in other words."""
 
 
+KINDS = ("targets", "keep", "guard", "ordinary")
+"""Fields of `PromptSets`."""
+LIMITED_KINDS = ("targets", "keep", "ordinary")
+"""Those of which a run may take fewer; the guard is always whole."""
+
+
 @dataclass(frozen=True)
 class PromptSets:
     """The four kinds of prompt of one split."""

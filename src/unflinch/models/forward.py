@@ -167,12 +167,15 @@ def next_hidden(
     return hidden
 
 
-def logits_from_hidden(model: PreTrainedModel, hidden: Float[Tensor, "*any width"]) -> Float[Tensor, "*any vocab"]:
+def logits_from_hidden(
+    model: PreTrainedModel, hidden: Float[Tensor, "*any width"], head: Any = None
+) -> Float[Tensor, "*any vocab"]:
     """Return float32 logits of final hidden states, with the family's own scaling.
 
-    The head is applied to a contiguous matrix: on a strided three-dimensional slice a frozen head is copied once a row.
+    The head, the model's own if none is given, is applied to a contiguous matrix: on a strided three-dimensional slice
+    a frozen one is copied once a row.
     """
-    head = model.get_output_embeddings()
+    head = head or model.get_output_embeddings()
     flat = hidden.reshape(-1, hidden.shape[-1]).contiguous()
     logits: Tensor = head(flat.to(head.weight.dtype)).float()
     config = model.config.get_text_config()

@@ -61,9 +61,9 @@ def dequantised(path: Path, sha256: str | None = None) -> Path:
     Raises:
         ModelError: if the file is damaged, or of a kind that cannot be dequantised.
     """
-    check_gguf(path)
     folder = cache_folder() / "gguf" / (sha256 or file_sha256(path))[:32]
-    if not folder.exists():
+    if not folder.exists():  # else the same bytes have been read before: reading them all takes seconds
+        check_gguf(path)
         _convert(path, folder)
     return folder
 

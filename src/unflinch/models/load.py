@@ -191,6 +191,7 @@ def load_model(
     layers: str | None = None,
     writers: tuple[str, ...] = (),
     load_in: str | None = None,
+    described: Description | None = None,
 ) -> LoadedModel:
     """Return the frozen model in evaluation mode with its tokenizer, architecture row and weight hash.
 
@@ -203,6 +204,7 @@ def load_model(
         layers: path of the decoder layers, for a family that is not recognised.
         writers: linear modules of a layer that may be changed, in place of those that are known.
         load_in: `8bit` or `4bit`, to quantise the weights while they are read.
+        described: what `describe` has already read of the same model.
 
     Raises:
         ModelError: if there is no such model, or it has no chat template, only pickled weights or not all of them, or
@@ -212,7 +214,7 @@ def load_model(
     """
     where = pick_device(device)
     kind = pick_dtype(dtype, where)
-    described = describe(model_id, revision, trust_remote_code)
+    described = described or describe(model_id, revision, trust_remote_code)
     source, stored = described.source, stored_quantisation(described.config)
     settings = bitsandbytes_settings(load_in, model_id, stored, kind, where)
     quantisation = f"bitsandbytes {load_in}" if load_in else stored
@@ -223,11 +225,7 @@ def load_model(
         model = (model if quantisation else model.to(where)).eval().requires_grad_(False)
     _check_found(found, model_id)
     gc.collect()
-    architecture = architecture_of(model, layers, writers)
-    if architecture.source != "table":
-        check_forward(model)
-    if architecture.source == "structure":
-        check_writers(model, architecture)
+    architecture = _checked_architecture(model, layers, writers)
     if quantisation:
         check_gradients(model, architecture, f"{model_id} ({quantisation})")
     return LoadedModel(
@@ -291,6 +289,16 @@ def _read_weights(
     )
     model, found = read
     return model, found
+
+
+def _checked_architecture(model: PreTrainedModel, layers: str | None, writers: tuple[str, ...]) -> Architecture:
+    """Return the model's row, which is tried out where no test has done so."""
+    architecture = architecture_of(model, layers, writers)
+    if architecture.source != "table":
+        check_forward(model)
+    if architecture.source == "structure":
+        check_writers(model, architecture)
+    return architecture
 
 
 def _check_found(found: Any, model_id: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from unflinch.data.splits import KINDS
 from unflinch.report import wording
 from unflinch.report.run_results import RunResults
 from unflinch.results import Interval, Limit, RefusalCounts
@@ -89,7 +90,7 @@ def _caution(first: RunResults, second: RunResults) -> str:
 
 
 def _asked(run: RunResults) -> int:
-    return sum(run.prompts["test"].get(kind, 0) for kind in ("targets", "keep", "guard", "ordinary"))
+    return sum(run.prompts["test"].get(kind, 0) for kind in KINDS)
 
 
 def _left(counts: RefusalCounts) -> Cell:

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from unflinch.data.mine import spectrum, spectrum_warnings
 from unflinch.data.prompts import Prompt
-from unflinch.data.splits import FitPrompts, PromptSets, SelectPrompts
+from unflinch.data.splits import KINDS, LIMITED_KINDS, FitPrompts, PromptSets, SelectPrompts
 from unflinch.errors import PromptSetError, RunFolderError
 from unflinch.metrics.kl import kl_divergence
 from unflinch.models.chat import encode, encode_all
@@ -78,7 +78,7 @@ class BaselineSet:
 
     def decided(self, *kinds: str) -> list[Asked]:
         """Return the prompts of some kinds that were answered or refused: not those whose thought did not close."""
-        return [asked for kind in kinds for asked in getattr(self, kind) if asked.decided]
+        return [asked for kind in KINDS for asked in getattr(self, kind) if asked.decided]
 
     def refused(self, kind: str) -> list[Asked]:
         """Return the prompts of a kind that the base model refuses."""
@@ -91,12 +91,12 @@ class BaselineSet:
     def counts(self) -> dict[str, int]:
         """Return how many prompts of each kind were asked, how many of them are refused, and how many are unasked."""
         counts = {}
-        for kind in ("targets", "keep", "guard", "ordinary"):
+        for kind in KINDS:
             counts[kind] = len(getattr(self, kind))
             counts[f"{kind}_refused"] = len(self.refused(kind))
-        for kind in ("targets", "keep", "ordinary"):
+        for kind in LIMITED_KINDS:
             counts[f"{kind}_unasked"] = len(getattr(self, f"unasked_{kind}"))
-        for kind in ("targets", "keep", "guard", "ordinary"):
+        for kind in KINDS:
             if any(asked.prompt.thinking for asked in getattr(self, kind)):
                 counts[f"{kind}_undecided"] = len(getattr(self, kind)) - len(self.decided(kind))
         return counts
@@ -145,7 +145,7 @@ def to_json(baseline: Baseline) -> dict[str, Any]:
         "noise_floor": baseline.noise_floor,
         **{
             name: {
-                **{kind: rows(getattr(sets, kind)) for kind in ("targets", "keep", "guard", "ordinary")},
+                **{kind: rows(getattr(sets, kind)) for kind in KINDS},
                 "unasked_targets": [p.key for p in sets.unasked_targets],
                 "unasked_keep": [p.key for p in sets.unasked_keep],
                 "unasked_ordinary": [p.key for p in sets.unasked_ordinary],
@@ -164,7 +164,7 @@ def from_json(data: dict[str, Any], fit: FitPrompts, select: SelectPrompts) -> B
 
     def restore(stored: dict[str, Any], sets: PromptSets) -> BaselineSet:
         kinds: dict[str, Any] = {}
-        for kind in ("targets", "keep", "guard", "ordinary"):
+        for kind in KINDS:
             by_key = {prompt.key: prompt for prompt in getattr(sets, kind)}
             kinds[kind] = tuple(_asked(by_key[row["key"]], row) for row in stored[kind])
             if (unasked := f"unasked_{kind}") in stored:
@@ -212,7 +212,7 @@ def _ask_split(
     loaded: LoadedModel, sets: PromptSets, judge: BundledJudge, options: ScanOptions, name: str, progress: Progress
 ) -> BaselineSet:
     kinds: dict[str, Any] = {}
-    for kind in ("targets", "keep", "guard", "ordinary"):
+    for kind in KINDS:
         prompts = getattr(sets, kind)
         advance = counter(progress, f"baseline: asking {name} {kind}", len(prompts))
         tokens = options.ordinary_tokens if kind == "ordinary" else options.decision_tokens
@@ -263,7 +263,7 @@ def _warn_of_undecided(baseline: Baseline, loaded: LoadedModel) -> None:
     asked = [
         a
         for sets in (baseline.fit, baseline.select)
-        for kind in ("targets", "keep", "guard", "ordinary")
+        for kind in KINDS
         for a in getattr(sets, kind)
         if a.prompt.thinking
     ]

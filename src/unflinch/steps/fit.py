@@ -181,13 +181,13 @@ class Stages:
         self.best: Patch | None = None
         """The same, turned down to the KL budget."""
         self.start = 1.0
-        """Strength of the best stage that does best by first tokens."""
+        """Strength of the best stage that does best by refusal scores."""
         self._shortfall = float("inf")
 
     def compare(self, name: str, patch: Patch) -> bool:
         """Turn a stage's patch down to the KL budget and measure it; return whether it is kept as the best so far."""
         with attached(self._loaded.model, patch) as live:
-            found = self._panel.by_first_token(name, live, self._options)
+            found = self._panel.by_scores(name, live, self._options)
         worse = found.shortfall > self._shortfall
         note = f"{found.stage.note}; rolled back, no better" if worse else found.stage.note
         self.table.append(replace(found.stage, note=note))

@@ -82,10 +82,12 @@ def measure(panel: HeldOutPanel, form: Form) -> FormResult:
     """Return how one form does."""
     outcomes = panel.outcomes(panel.after(form.change, form.name))
     targets, keep, guard = (refusal_counts(outcomes, kind) for kind in ("target", "keep", "guard"))
-    kl = panel.kl(form.change, form.name)
+    rounded = form.number_format is not None
+    kl = panel.kl(form.change, form.name, head_changes=rounded)
     of_format = None
     if form.number_format:
-        of_format = kl_distribution(panel.kl(form.number_format, f"{form.name}, base").sequence_mean).mean
+        found = panel.kl(form.number_format, f"{form.name}, base", head_changes=True)
+        of_format = kl_distribution(found.sequence_mean).mean
     return FormResult(
         form.name,
         rate(targets.refused_after, targets.n),

@@ -161,10 +161,11 @@ class HeldOutPanel(RefusedPanel):
         undecided = self.ordinary.undecided + sum(refused.undecided for refused in self.refused.values())
         return asked // len(self.loaded.modes), undecided
 
-    def kl(self, change: Change, what: str) -> SequenceKL:
-        """Return the changed model's KL along the base model's answers to ordinary prompts."""
+    def kl(self, change: Change, what: str, head_changes: bool = False) -> SequenceKL:
+        """Return the changed model's KL along the base model's answers to ordinary prompts: see `sequence_kl`."""
         advance = counter(self.progress, f"validate: KL, {what}", len(self.ordinary.sequences))
-        return sequence_kl(self.loaded.model, self.ordinary.sequences, self.ordinary.base, change, advance)
+        ordinary = self.ordinary
+        return sequence_kl(self.loaded.model, ordinary.sequences, ordinary.base, change, advance, head_changes)
 
     def _ordinary(self, prompts: tuple[Prompt, ...]) -> Ordinary:
         asked = self.ask(prompts, "validate: asking ordinary prompts", self.options.kl_tokens)

@@ -12,6 +12,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from unflinch.activations.collect import collect_activations
+from unflinch.data.splits import LIMITED_KINDS
 from unflinch.metrics.intervals import rate
 from unflinch.metrics.refusal_score import RefusalOpenings
 from unflinch.models.forward import last_logits
@@ -105,7 +106,7 @@ def _chosen(loaded: LoadedModel, baseline: Baseline) -> _Asked:
         return [a.before_answer(loaded.tokenizer) for a in asked[:_MOST]]
 
     def answered(sets: BaselineSet) -> list[Asked]:
-        return [a for kind in ("targets", "keep", "ordinary") for a in getattr(sets, kind) if a.label == "answers"]
+        return [a for kind in LIMITED_KINDS for a in getattr(sets, kind) if a.label == "answers"]
 
     def refused(sets: BaselineSet) -> list[Asked]:
         half = _MOST // 2

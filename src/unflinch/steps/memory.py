@@ -11,11 +11,11 @@ from transformers import PreTrainedTokenizerBase
 
 from unflinch.config import RunConfig, with_model
 from unflinch.data.prompts import Prompt
-from unflinch.data.splits import PromptSets, Splits
+from unflinch.data.splits import KINDS, LIMITED_KINDS, PromptSets, Splits
 from unflinch.errors import NotEnoughMemoryError
 from unflinch.models.chat import encode
 from unflinch.models.forward import PADDING_ID
-from unflinch.models.load import describe, loading, pick_device, pick_dtype
+from unflinch.models.load import Description, loading, pick_device, pick_dtype
 from unflinch.models.memory import free_memory, memory_in_use
 from unflinch.models.memory_plan import (
     GIB,
@@ -41,22 +41,20 @@ Sampled = Mapping[tuple[str, str], Sequence[Sequence[int]]]
 """Ids of some prompts by split and kind."""
 
 _PARTS = ("fit", "select", "test")
-_KINDS = ("targets", "keep", "guard", "ordinary")
 _NAMED = 3
 """Settings that an error names as fitting; more would not be read."""
 _SAMPLED = 8
 """Prompts of a kind and split whose lengths are taken, from the shortest text to the longest."""
 
 
-def plan_run(config: RunConfig, splits: Splits) -> MemoryPlan:
+def plan_run(config: RunConfig, splits: Splits, described: Description) -> MemoryPlan:
     """Return what a run needs of memory where its model will be, and what there is.
 
     Raises:
-        ModelError: if there is no such model.
+        ModelError: if its config is of no model that is known.
         NotEnoughMemoryError: if it cannot fit; names what would.
     """
     options = config.model
-    described = describe(options.model, options.revision, options.trust_remote_code)
     with loading(options.model):
         shape = read_shape(described.config, options, config.fit.writers)
     modes = thinking_modes(read_thinking(described.tokenizer), options.thinking, options.model)
@@ -64,7 +62,7 @@ def plan_run(config: RunConfig, splits: Splits) -> MemoryPlan:
     sampled = {
         (part, kind): _read(described.tokenizer, _sample(getattr(getattr(splits, part), kind)), options.thinking_tokens)
         for part in _PARTS
-        for kind in _KINDS
+        for kind in KINDS
     }
     plan = plan_for(config, splits, shape, sampled)
     if not plan.fits:
@@ -92,7 +90,7 @@ def plan_for(config: RunConfig, splits: Splits, shape: ModelShape, sampled: Samp
 def workload(config: RunConfig, splits: Splits, sampled: Sampled) -> Workload:
     """Return how many prompts the steps of a run work on at once."""
     scan, fit, validate = config.scan, config.fit, config.validate
-    of_fit = {kind: len(getattr(splits.fit, kind)) for kind in _KINDS}
+    of_fit = {kind: len(getattr(splits.fit, kind)) for kind in KINDS}
     of_fit["guard"] += len(splits.select.guard)
     a_step = sum(
         min(count, int(share * fit.batch_size)) for count, share in zip(of_fit.values(), SHARES.values(), strict=True)
@@ -146,4 +144,4 @@ def _advice(config: RunConfig, splits: Splits, shape: ModelShape, sampled: Sampl
 
 def _fewer(sets: Sets) -> Sets:
     """Return a quarter of the prompts; the guard stays whole."""
-    return replace(sets, **{kind: getattr(sets, kind)[::4] for kind in ("targets", "keep", "ordinary")})
+    return replace(sets, **{kind: getattr(sets, kind)[::4] for kind in LIMITED_KINDS})

@@ -16,7 +16,7 @@ from unflinch.artifacts import LowRankFactors, Patch
 from unflinch.config import RunConfig, as_settings
 from unflinch.data.splits import PromptSets, Splits
 from unflinch.models.layers import module_shape
-from unflinch.models.load import LoadedModel, load_model
+from unflinch.models.load import Description, LoadedModel, describe, load_model
 from unflinch.models.memory_plan import MemoryPlan
 from unflinch.models.thinking import thinking_modes
 from unflinch.models.workers import all_or_none, everyones
@@ -69,11 +69,12 @@ def start_run(
     started = time.perf_counter()
     tell = step_done or (lambda *_: None)
     splits = all_or_none(lambda: load_splits(config.prompts))
-    plans = everyones(all_or_none(lambda: plan_run(config, splits)))
+    described = all_or_none(lambda: describe_from(config.model))
+    plans = everyones(all_or_none(lambda: plan_run(config, splits, described)))
     plan = min(plans, key=lambda found: found.allowed.sums)  # all workers sum the same modules in the same pass
     opened = open_for_all(folder, as_settings(config), resume)
     tell("memory", plan.headline(), time.perf_counter() - started)
-    loaded = load_from(config.model)
+    loaded = load_from(config.model, described)
     check_patchable(loaded, config.fit)
     asked = splits_in_modes(splits, loaded.modes, loaded.system_prompt)
     return Run(config, opened, loaded, asked, plan, progress or silent, tell)
@@ -96,8 +97,18 @@ def check_patchable(loaded: LoadedModel, options: FitOptions) -> None:
         pass
 
 
-def load_from(options: ModelOptions) -> LoadedModel:
-    """Return the model that the options name, with the way in which they have it asked."""
+def describe_from(options: ModelOptions) -> Description:
+    """Return tokenizer and config of the model that the options name."""
+    return describe(options.model, options.revision, options.trust_remote_code)
+
+
+def load_from(options: ModelOptions, described: Description | None = None) -> LoadedModel:
+    """Return the model that the options name, with the way in which they have it asked.
+
+    Args:
+        options: name the model.
+        described: what `describe_from` has already read of it.
+    """
     loaded = all_or_none(
         lambda: load_model(
             options.model,
@@ -108,6 +119,7 @@ def load_from(options: ModelOptions) -> LoadedModel:
             layers=options.layers,
             writers=options.writers,
             load_in=options.load_in,
+            described=described,
         )
     )
     modes = thinking_modes(loaded.thinking, options.thinking, options.model)

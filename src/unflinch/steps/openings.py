@@ -6,6 +6,7 @@ from collections import defaultdict
 
 import torch
 
+from unflinch.data.splits import KINDS
 from unflinch.metrics.refusal_score import RefusalOpenings, mine_openings
 from unflinch.models.forward import Ids, last_logits
 from unflinch.models.generate import generate
@@ -37,7 +38,7 @@ def model_openings(loaded: LoadedModel, sets: BaselineSet, tokens: int, progress
         tokens: most tokens of an answer.
         progress: called while computing.
     """
-    asked = [a for kind in ("targets", "keep", "guard", "ordinary") for a in getattr(sets, kind) if a.tokens]
+    asked = [a for kind in KINDS for a in getattr(sets, kind) if a.tokens]
     answers: list[Ids] = [a.tokens for a in asked]
     refused = [a.label != "answers" for a in asked]
     judge = RuleJudge()

@@ -8,7 +8,16 @@ from math import ceil
 from typing import TypeVar
 
 from unflinch.data.prompts import Prompt, bundled, guard_prompts, load_prompts
-from unflinch.data.splits import PromptSets, Splits, check_ordinary, check_targets, sample_prompts, split_prompts
+from unflinch.data.splits import (
+    KINDS,
+    LIMITED_KINDS,
+    PromptSets,
+    Splits,
+    check_ordinary,
+    check_targets,
+    sample_prompts,
+    split_prompts,
+)
 from unflinch.errors import PromptSetError
 from unflinch.models.thinking import Modes, in_modes
 from unflinch.options import PromptOptions
@@ -57,7 +66,7 @@ def _limited(sets: Sets, options: PromptOptions, part: str, for_fit: bool = Fals
     in the order of their targets: pairs teach more than as many single prompts (see LOG). What is measured takes no
     notice of twins.
     """
-    most = {kind: getattr(options, f"max_{kind}_{part}") for kind in ("targets", "keep", "ordinary")}
+    most = {kind: getattr(options, f"max_{kind}_{part}") for kind in LIMITED_KINDS}
     paired = {p.contrast_of for p in sets.keep if for_fit and p.often_refused}
     targets = sample_prompts(
         sets.targets,
@@ -89,7 +98,7 @@ def _for_fit(ordinary: Sequence[Prompt], n: int, seed: int) -> tuple[Prompt, ...
 def _check_not_empty(splits: Splits, targets: int) -> None:
     for part in ("fit", "select", "test"):
         sets: PromptSets = getattr(splits, part)
-        for kind in ("targets", "keep", "ordinary"):
+        for kind in LIMITED_KINDS:
             if not getattr(sets, kind):
                 raise PromptSetError(
                     f"no {kind} fall into the '{part}' split ({targets} targets given); "
@@ -101,7 +110,6 @@ def splits_in_modes(splits: Splits, modes: Modes, system_prompt: str | None) -> 
     """Return every prompt as it is asked: once a mode of thinking, under the run's system prompt."""
 
     def asked(sets: Sets) -> Sets:
-        kinds = ("targets", "keep", "guard", "ordinary")
-        return replace(sets, **{kind: in_modes(getattr(sets, kind), modes, system_prompt) for kind in kinds})
+        return replace(sets, **{kind: in_modes(getattr(sets, kind), modes, system_prompt) for kind in KINDS})
 
     return Splits(asked(splits.fit), asked(splits.select), asked(splits.test))

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 
 from unflinch.artifacts import Patch
 from unflinch.config import as_settings
-from unflinch.data.splits import PromptSets, Splits, hash_prompts
+from unflinch.data.splits import KINDS, PromptSets, Splits, hash_prompts
 from unflinch.errors import RunFolderError
 from unflinch.models.workers import everyones
 from unflinch.patch.save import load_patch, save_patch
@@ -138,8 +138,7 @@ def _limits_of_forms(forms: dict[str, Any] | None) -> list[Any]:
 def _prompt_hashes(splits: Splits) -> dict[str, dict[str, Any]]:
     """Return by split and kind which prompts there are, as hashes."""
     parts: dict[str, PromptSets] = {"fit": splits.fit, "select": splits.select, "test": splits.test}
-    kinds = ("targets", "keep", "guard", "ordinary")
-    return {part: {kind: plain(hash_prompts(getattr(sets, kind))) for kind in kinds} for part, sets in parts.items()}
+    return {part: {kind: plain(hash_prompts(getattr(sets, kind))) for kind in KINDS} for part, sets in parts.items()}
 
 
 def _seconds(by_step: dict[str, float]) -> dict[str, float]:
@@ -152,7 +151,7 @@ def _export(opened: Run, patch: Patch) -> Path:
     waiting = opened.folder.unverified_patch
     try:
         shutil.rmtree(waiting, ignore_errors=True)
-        return save_patch(patch, waiting, opened.loaded.source, opened.loaded.revision)
+        return save_patch(patch, waiting, opened.loaded.hub_id or opened.loaded.source, opened.loaded.revision)
     except OSError as error:
         raise disk_error(waiting, error) from error
 

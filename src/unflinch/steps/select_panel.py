@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from unflinch.metrics.kl import kl_divergence
-from unflinch.metrics.refusal_score import RefusalOpenings
-from unflinch.models.forward import last_logits, logits_from_hidden, scored_hidden
+from unflinch.metrics.refusal_score import Decision, RefusalOpenings
+from unflinch.models.forward import logits_from_hidden, scored_hidden
 from unflinch.models.load import LoadedModel
 from unflinch.models.workers import by_first
 from unflinch.options import FitOptions
 from unflinch.patch.attach import AttachedPatch
 from unflinch.results import FitStage
-from unflinch.steps.baseline import Asked, Baseline
+from unflinch.steps.baseline import Baseline
+from unflinch.steps.decisions import decisions
 from unflinch.validate.bundled_judge import BundledJudge
 from unflinch.validate.refusal_rate import ask, counts_as_refused
 
@@ -30,8 +31,10 @@ _SLACK = 0.98
 """Of the strength that just meets the KL budget: the rule for it is not exact."""
 _RIGHT_REFUSALS_WEIGH = 5.0
 _KINDS = ("targets", "keep", "guard")
-_MOST_OPENINGS = 100
+_MOST_SCORED = 100
 """Prompts of a kind suffice to compare stages by."""
+_SCORED_TOGETHER = 16
+"""Prompts whose logits over the whole vocabulary are held at once."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Dialled:
 
     strength: float
     stage: FitStage
-    """How it does at that strength, by the first token of answers."""
+    """How it does at that strength, by refusal scores."""
     shortfall: float
     """The least along the dial from the base model to that strength, with scores interpolated between the two."""
     best: float
@@ -60,10 +63,9 @@ class SelectPanel:
         """
         self.loaded, self.openings = loaded, openings
         self.prompts = {kind: [a.prompt for a in baseline.select.refused(kind)] for kind in _KINDS}
-        self.opening = {}
-        for kind in _KINDS:
-            opened = [a for a in baseline.select.refused(kind) if self._opened(a)]
-            self.opening[kind] = [a.before_answer(loaded.tokenizer) for a in opened[:_MOST_OPENINGS]]
+        self.decisions = {
+            kind: decisions(loaded.tokenizer, baseline.select.refused(kind)[:_MOST_SCORED], openings) for kind in _KINDS
+        }
         self.ordinary = [a.before_answer(loaded.tokenizer) for a in baseline.select.answered("ordinary")]
         self.base = self._states()
         self.base_scores = self._scores()
@@ -78,7 +80,7 @@ class SelectPanel:
         return FitStage("base", 1.0, 0.0, 0.0, 0.0, "before anything is changed")
 
     @torch.inference_mode()
-    def by_first_token(self, name: str, live: AttachedPatch, options: FitOptions) -> Dialled:
+    def by_scores(self, name: str, live: AttachedPatch, options: FitOptions) -> Dialled:
         """Turn a patch down to the KL budget; return how it does there, and at its best between there and nothing.
 
         KL grows as the square of the strength, so that the root of what is too much is a good next try.
@@ -87,7 +89,7 @@ class SelectPanel:
         while (kl := self._kl()) > options.kl_budget and strength > _LEAST:
             strength *= _SLACK * (options.kl_budget / kl) ** 0.5
             live.set_strength(strength)
-        scores, note = self._scores(), f"strength {strength:.2g}, by first tokens"
+        scores, note = self._scores(), f"strength {strength:.2g}, by refusal scores"
 
         def stage(share: float) -> FitStage:
             between = {kind: torch.lerp(self.base_scores[kind], scores[kind], share) for kind in _KINDS}
@@ -119,19 +121,22 @@ class SelectPanel:
     def _states(self) -> Tensor:
         return scored_hidden(self.loaded.model, self.ordinary, 1)[:, 0]
 
-    def _opened(self, asked: Asked) -> bool:
-        return bool(self.openings.tokens[asked.tokens[0]])
-
     @torch.inference_mode()
     def _scores(self) -> dict[str, Tensor]:
-        """Return the refusal scores of first tokens: above 0 the likeliest one opens refusals."""
-        scores = {
-            kind: torch.cat(
-                [torch.empty(0)] + [self.openings.score(x).cpu() for x in last_logits(self.loaded.model, rows)]
-            )
-            for kind, rows in self.opening.items()
-        }
+        """Return the refusal scores of every kind, taken where each refusal is decided: above 0 the model refuses."""
+        scores = {kind: self._scores_of(decided) for kind, decided in self.decisions.items()}
         return by_first(lambda: scores)
+
+    def _scores_of(self, decided: Sequence[Decision]) -> Tensor:
+        if not decided:
+            return torch.empty(0)
+        model, lengths = self.loaded.model, [max(1, len(decision.path)) for decision in decided]
+        hidden = scored_hidden(model, [decision.ids for decision in decided], max(lengths), lengths=lengths)
+        found = []
+        for rows in torch.arange(len(decided)).split(_SCORED_TOGETHER):
+            paths = [decided[row].path for row in rows.tolist()]
+            found.append(self.openings.decision_scores(logits_from_hidden(model, hidden[rows]), paths))
+        return torch.cat(found).cpu()
 
 
 def _stage(name: str, note: str, refused: dict[str, list[bool]], kl: float) -> FitStage:
@@ -176,7 +181,7 @@ def choose_strength(
     Args:
         panel: the select prompts.
         live: the patch on the model.
-        start: strength that does best by first tokens; the nearest on the dial is tried first.
+        start: strength that does best by refusal scores; the nearest on the dial is tried first.
         options: budgets, and how many tokens of an answer are judged.
         advance: called with the number of prompts answered.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -77,6 +78,7 @@ def sequence_kl(
     base: Float[Tensor, "prompts scored width"],
     changed: Callable[[], AbstractContextManager[object]],
     advance: Callable[[int], None] | None = None,
+    head_changes: bool = False,
 ) -> SequenceKL:
     """Return the exact per-position KL along the base model's answers.
 
@@ -86,23 +88,25 @@ def sequence_kl(
         base: `base_states` of the same sequences.
         changed: context in which the model is patched (or ablated).
         advance: called with the number of finished prompts.
+        head_changes: whether the output head is among what is changed, so that the base model's is copied first.
     """
     longest = base.shape[1]
-    with changed():
-        patched = _states(model, sequences)
+    head = copy.deepcopy(model.get_output_embeddings()) if head_changes else None
     positions = torch.full(base.shape[:2], torch.nan)
     flips = torch.zeros(base.shape[:2], dtype=torch.bool)
-    for start in range(0, len(sequences), _ROWS):
-        rows = slice(start, start + _ROWS)
-        before, after = logits_from_hidden(model, base[rows]), logits_from_hidden(model, patched[rows])
-        kl = kl_divergence(before, after).cpu()
-        flipped = (before.argmax(-1) != after.argmax(-1)).cpu()
-        for row, sequence in enumerate(sequences[rows]):
-            own = len(sequence.answer)
-            positions[start + row, longest - own :] = kl[row, longest - own :]
-            flips[start + row, longest - own :] = flipped[row, longest - own :]
-        if advance:
-            advance(len(before))
+    with changed():
+        patched = _states(model, sequences)
+        for start in range(0, len(sequences), _ROWS):
+            rows = slice(start, start + _ROWS)
+            before, after = logits_from_hidden(model, base[rows], head), logits_from_hidden(model, patched[rows])
+            kl = kl_divergence(before, after).cpu()
+            flipped = (before.argmax(-1) != after.argmax(-1)).cpu()
+            for row, sequence in enumerate(sequences[rows]):
+                own = len(sequence.answer)
+                positions[start + row, longest - own :] = kl[row, longest - own :]
+                flips[start + row, longest - own :] = flipped[row, longest - own :]
+            if advance:
+                advance(len(before))
     return SequenceKL(positions, flips)
 
 
