@@ -19,7 +19,7 @@ from yardsticks import Material, describe
 from unflinch.data.prompts import Prompt
 from unflinch.models.chat import encode
 from unflinch.models.hooks import ablated_direction
-from unflinch.validate.judges import RuleJudge
+from unflinch.validate.bundled_judge import BundledJudge
 from unflinch.validate.refusal_rate import ask
 
 _DECISION_TOKENS = 11
@@ -53,7 +53,7 @@ class Pair:
 
 def preference_pairs(material: Material, most: int) -> list[Pair]:
     """Return refused short `fit` targets with the ablated model's answer and the base model's refusal."""
-    loaded, scan, judge = material.loaded, material.scan, RuleJudge()
+    loaded, scan, judge = material.loaded, material.scan, BundledJudge()
 
     def short(prompt: Prompt) -> bool:
         return len(encode(loaded.tokenizer, prompt)) <= _PROMPT_TOKENS

@@ -20,7 +20,7 @@ from unflinch.metrics.intervals import rate
 from unflinch.models.load import LoadedModel, load_model
 from unflinch.patch.attach import AttachedPatch, attached
 from unflinch.patch.save import check_base, load_patch
-from unflinch.validate.judges import RuleJudge
+from unflinch.validate.bundled_judge import BundledJudge
 from unflinch.validate.refusal_rate import ask, counts_as_refused
 
 HARMLESS = {"XSTest, harmless": "xstest_safe", "OKTest": "oktest", "OR-Bench-Hard": "orbench_hard"}
@@ -30,7 +30,7 @@ OUT = Path(__file__).parent / "results" / "public_sets.json"
 
 def labels(loaded: LoadedModel, prompts: Sequence[Prompt], tokens: int) -> list[str]:
     """Return what the model as it stands does with each prompt."""
-    answers = ask(loaded.model, loaded.tokenizer, prompts, RuleJudge(), tokens)
+    answers = ask(loaded.model, loaded.tokenizer, prompts, BundledJudge(), tokens)
     return [answer.judgement.label for answer in answers]
 
 

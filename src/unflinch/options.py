@@ -173,7 +173,7 @@ class FitOptions:
     """How far the score of a right refusal must stay above the base model's."""
     ordinary_margin: float = 0.5
     """How far the score of a harmless prompt that is no target must stay below the base model's, if near refusing."""
-    guard_margin: float = 7.0
+    guard_margin: float = 5.0
     """The same for guard prompts, also those that the base model answers: the guard only ever gets stronger."""
     input_shrinkage: float = 0.05
     """Of the second moment of module inputs towards the scaled identity."""

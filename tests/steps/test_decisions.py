@@ -82,3 +82,13 @@ def test_other_languages_and_unknown_ones_are_scored_at_the_first_token(
 def test_a_language_that_mostly_refuses_early_has_no_usual_path(openings: RefusalOpenings) -> None:
     asked = [refused(0, LATE), refused(1, SORRY), answered(2)]
     assert [len(d.path) > 0 for d in decisions(TOKENIZER, asked, openings)] == [True, False, False]
+
+
+def test_prompts_that_were_not_asked_follow_and_are_scored_as_answered_ones_are(openings: RefusalOpenings) -> None:
+    asked = [refused(0, LATE), answered(1)]
+    strangers = [Prompt("Question 2", language="de"), Prompt("Question 3", language="en")]
+    found = decisions(TOKENIZER, asked, openings, strangers)
+    german, english = found[2:]
+    assert german.path == found[1].path != ()
+    assert german.ids == (*encode(TOKENIZER, strangers[0]), *german.path[:-1])
+    assert (english.ids, english.path) == (encode(TOKENIZER, strangers[1]), ())

@@ -78,7 +78,7 @@ class BaselineSet:
 
     def decided(self, *kinds: str) -> list[Asked]:
         """Return the prompts of some kinds that were answered or refused: not those whose thought did not close."""
-        return [asked for kind in KINDS for asked in getattr(self, kind) if asked.decided]
+        return [asked for kind in kinds for asked in getattr(self, kind) if asked.decided]
 
     def refused(self, kind: str) -> list[Asked]:
         """Return the prompts of a kind that the base model refuses."""

@@ -16,7 +16,6 @@ from unflinch.activations.scratch_space import FLOAT_BYTES, Workspace, Zeros, gr
 from unflinch.artifacts import FittedStage, ModuleMetric
 from unflinch.edit.closed_form import ScoreBounds
 from unflinch.metrics.refusal_score import Decision
-from unflinch.models.chat import encode
 from unflinch.models.layers import module_shape
 from unflinch.models.load import LoadedModel
 from unflinch.models.writers import choose_writers
@@ -35,7 +34,7 @@ COSTED = 200
 _NEAR_BOUND = 0.75
 """Scores predicted farther inside their bounds than this, in logits, hardly ever bind in a later round."""
 
-_WAVERING = -4.0
+_WAVERING = -6.0
 """Refusal scores of answered prompts below this, in logits, are too far from a refusal to need a bound."""
 
 
@@ -117,14 +116,14 @@ def prepare_fit(
             (Kind.ORDINARY, fit.unasked_ordinary),
         )
     }
-    found = decisions(loaded.tokenizer, _flat(asked), scan.openings)
-    more = [Decision(encode(loaded.tokenizer, prompt)) for prompt in _flat(unasked)]
+    known = _flat(asked)
+    found = decisions(loaded.tokenizer, known, scan.openings, _flat(unasked))
     kinds = [kind for group in (asked, unasked) for kind, prompts in group.items() for _ in prompts]
     return FitInputs(
         module_metrics(loaded, scan, sequences, space, options, progress),
-        found + more,
+        found,
         torch.tensor(kinds),
-        torch.arange(len(kinds)) >= len(found),
+        torch.arange(len(kinds)) >= len(known),
         sequences,
     )
 

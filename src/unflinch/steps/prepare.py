@@ -88,11 +88,21 @@ def _limited(sets: Sets, options: PromptOptions, part: str, for_fit: bool = Fals
 
 
 def _for_fit(ordinary: Sequence[Prompt], n: int, seed: int) -> tuple[Prompt, ...]:
-    """Return at most `n` ordinary prompts, typical ones and then those that models nearly refuse."""
+    """Return at most `n` ordinary prompts, typical ones and then those that models nearly refuse.
+
+    Up to half of these are not in English: such prompts are few, and most of those newly refused are among them (LOG).
+    """
     typical = sample_prompts(ordinary, ceil(n / _TYPICAL), seed)
-    taken = set(typical)
-    others = [p for p in ordinary if p not in taken]
-    return typical + sample_prompts(others, n - len(typical), seed, lambda p: not p.often_refused)
+    others = _without(ordinary, typical)
+    spoken = [p for p in others if p.often_refused and p.language != "en"]
+    foreign = sample_prompts(spoken, (n - len(typical)) // 2, seed)
+    rest = n - len(typical) - len(foreign)
+    return typical + foreign + sample_prompts(_without(others, foreign), rest, seed, lambda p: not p.often_refused)
+
+
+def _without(prompts: Sequence[Prompt], taken: Sequence[Prompt]) -> list[Prompt]:
+    gone = set(taken)
+    return [p for p in prompts if p not in gone]
 
 
 def _check_not_empty(splits: Splits, targets: int) -> None:
