@@ -189,7 +189,7 @@ class FitOptions:
     """Of a nat of KL against a logit outside the bounds."""
     kl_budget: float = 0.06
     """Most mean first-token KL(base || patched) on answered ordinary `select` prompts, in nats."""
-    target_budget: float = 0.25
+    target_budget: float = 0.2
     """Share of targets on `select` prompts that may be left before a higher strength is tried."""
     keep_budget: float = 0.08
     """Largest share of right refusals on `select` prompts that the chosen strength may lose."""

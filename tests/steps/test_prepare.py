@@ -31,7 +31,7 @@ def test_a_third_of_the_ordinary_fit_prompts_is_typical_and_comes_first_the_othe
     share = sum(p.often_refused for p in free) / len(free)
     assert sum(p.often_refused for p in found[:30]) / 30 == pytest.approx(share, abs=0.2)
     assert all(p.often_refused for p in found[30:])
-    assert sum(p.language != "en" for p in found[30:]) == 30
+    assert sum(p.language != "en" for p in found[30:60]) == 30
 
 
 def test_in_fit_every_target_comes_with_its_harmful_twin_and_elsewhere_twins_do_not_count() -> None:

@@ -90,7 +90,8 @@ def _limited(sets: Sets, options: PromptOptions, part: str, for_fit: bool = Fals
 def _for_fit(ordinary: Sequence[Prompt], n: int, seed: int) -> tuple[Prompt, ...]:
     """Return at most `n` ordinary prompts, typical ones and then those that models nearly refuse.
 
-    Up to half of these are not in English: such prompts are few, and most of those newly refused are among them (LOG).
+    Half of these are in other languages than English, where there are so many, and come first: most of the prompts that
+    a patch newly refuses are among them (LOG).
     """
     typical = sample_prompts(ordinary, ceil(n / _TYPICAL), seed)
     others = _without(ordinary, typical)
