@@ -19,7 +19,7 @@ from unflinch.patch.attach import AttachedPatch
 from unflinch.results import FitStage
 from unflinch.steps.select_panel import STRENGTHS, SelectPanel, choose_strength, shortfall, within_budgets
 
-OPTIONS = FitOptions(keep_budget=0.05, kl_budget=0.03)
+OPTIONS = FitOptions(target_budget=0.25, keep_budget=0.05, kl_budget=0.03)
 HARMLESS = FitStage("x", 0.2, 0.01, 0.0, 0.01, "")
 
 

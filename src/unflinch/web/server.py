@@ -39,6 +39,7 @@ def open_port(port: int) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((ADDRESS, port))
+        listening.listen()  # a browser that is faster than the page waits for it
     except OSError as error:
         listening.close()
         raise ConfigError(f"port {port} cannot be used ({error.strerror}); give another --port") from error
