@@ -85,7 +85,7 @@ def refusal_gradients(
         scores[rows] = values.cpu()
         mask = batch.attention_mask[:, -batch.input_ids.shape[1] :, None]
         for name, module in captured.items():
-            own = mask.to(module.inputs)
+            own = mask.to(module.inputs.device, module.inputs.dtype)
             x, g = compressed_gradient((module.inputs * own).float(), (module.gradient * own).float(), rank)
             if name not in inputs:
                 inputs[name] = zeros((len(decisions), rank, x.shape[-1]))

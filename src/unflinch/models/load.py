@@ -36,7 +36,7 @@ from unflinch.models.forward import check_forward
 from unflinch.models.gguf_file import dequantised
 from unflinch.models.hooks import check_writers
 from unflinch.models.layers import decoder_layers
-from unflinch.models.quantised import bitsandbytes_settings, check_gradients, stored_quantisation
+from unflinch.models.quantised import bitsandbytes_settings, check_gradients, keep_packing, stored_quantisation
 from unflinch.models.thinking import Askable, Modes, Thinking, in_modes, read_thinking
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
@@ -223,6 +223,7 @@ def load_model(
             described, revision, kind, trust_remote_code, settings, where if quantisation else None
         )
         model = (model if quantisation else model.to(where)).eval().requires_grad_(False)
+        keep_packing(model)
     _check_found(found, model_id)
     gc.collect()
     architecture = _checked_architecture(model, layers, writers)

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 
 from unflinch.errors import ConfigError, ModelError
@@ -62,6 +63,16 @@ def bitsandbytes_settings(
 def installed() -> bool:
     """Whether bitsandbytes is there."""
     return find_spec("bitsandbytes") is not None
+
+
+def keep_packing(model: nn.Module) -> None:
+    """Keep the codes of 4-bit weights as they were loaded, on processors for which bitsandbytes would repack them.
+
+    Repacked codes have another hash, and no gradient passes through them.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def can_quantise(device: torch.device) -> bool:
