@@ -17,6 +17,8 @@ from unflinch.models.hooks import captured_gradients
 from unflinch.models.layers import decoder_layers
 from unflinch.models.writers import choose_writers
 
+_REPACKS = "support_avx512bf16_for_cpu"
+"""Attribute of bitsandbytes' linear modules: whether their codes are repacked when they first run."""
 LINEAR_BYTES = {"8bit": 1.0, "4bit": 0.5 + 4 / 64}
 """Of a weight held so; in NF4 every block of 64 has a scale in float32."""
 
@@ -71,8 +73,8 @@ def keep_packing(model: nn.Module) -> None:
     Repacked codes have another hash, and no gradient passes through them.
     """
     for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+        if hasattr(module, _REPACKS):
+            setattr(module, _REPACKS, False)
 
 
 def can_quantise(device: torch.device) -> bool:
