@@ -101,7 +101,7 @@ def _batches_by_path_length(decisions: Sequence[Decision], batch_tokens: int) ->
     """Yield batches of decisions with equally many scored positions: one where the first token decides."""
     groups: defaultdict[int, list[int]] = defaultdict(list)
     for row, decision in enumerate(decisions):
-        groups[max(1, len(decision.path))].append(row)
+        groups[decision.scored].append(row)
     for scored, group in sorted(groups.items()):
         for places in length_sorted_batches([decisions[row].ids for row in group], batch_tokens):
             yield [group[place] for place in places], scored

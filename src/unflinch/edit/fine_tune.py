@@ -125,7 +125,7 @@ def _read_together(sequences: Sequence[Ids], rows: Sequence[int]) -> Iterator[li
 def _outside(model: PreTrainedModel, lesson: Lesson, rows: Sequence[int], score: Score) -> Tensor:
     """Return how far outside its bounds the score of every prompt is, in logits."""
     decisions = [lesson.decisions[row] for row in rows]
-    lengths = [max(1, len(decision.path)) for decision in decisions]
+    lengths = [decision.scored for decision in decisions]
     ids = [decision.ids for decision in decisions]
     hidden = scored_hidden(model, ids, max(lengths), lengths=lengths, alone=True)
     scores = score(logits_from_hidden(model, hidden), [decision.path for decision in decisions])

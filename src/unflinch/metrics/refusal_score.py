@@ -32,6 +32,11 @@ class Decision:
     path: tuple[int, ...] = ()
     """How a refusal begins that only a later token decides; empty where the first token of the answer does."""
 
+    @property
+    def scored(self) -> int:
+        """At how many of the last positions logits are wanted."""
+        return max(1, len(self.path))
+
 
 @dataclass(frozen=True)
 class RefusalOpenings:

@@ -130,7 +130,7 @@ class SelectPanel:
     def _scores_of(self, decided: Sequence[Decision]) -> Tensor:
         if not decided:
             return torch.empty(0)
-        model, lengths = self.loaded.model, [max(1, len(decision.path)) for decision in decided]
+        model, lengths = self.loaded.model, [decision.scored for decision in decided]
         hidden = scored_hidden(model, [decision.ids for decision in decided], max(lengths), lengths=lengths)
         found = []
         for rows in torch.arange(len(decided)).split(_SCORED_TOGETHER):
