@@ -54,10 +54,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "largest_drop": 3.0,
         "keep_margin": 0.1,
         "guard_margin": 0.1,
+        "ordinary_margin": 0.1,
         "target_budget": 0.25,
         "keep_budget": 0.0,
         "kl_budget": 0.3,
-        "seed": 3,
+        "seed": 1,
     },
     "validate": {
         "answer_tokens": 12,
