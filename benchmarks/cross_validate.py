@@ -56,7 +56,7 @@ def gathered(run: Path) -> tuple[FitOptions, Material]:
         gradients = refusal_gradients(loaded.model, loaded.architecture, list(inputs.metrics), inputs.decisions, score)
         every = torch.ones(len(inputs.decisions), dtype=torch.bool)
         whitened = whiten_in_place(gradients, inputs.metrics, every)
-        gram = gram_matrix(whitened, whitened)
+        gram = gram_matrix(whitened)
         bounded = {"kinds": inputs.kinds, "unasked": inputs.unasked}
         save_file({**bounded, "scores": gradients.scores, "gram": gram}, kept)
     tensors = load_file(kept)

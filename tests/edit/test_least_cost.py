@@ -75,7 +75,7 @@ def test_the_bound_is_what_the_cheapest_update_of_all_weights_costs(seed: int) -
 @settings(max_examples=20)
 def test_no_solution_with_a_bound_for_every_prompt_costs_less(seed: int) -> None:
     gradients = whitened(seed)
-    gram = gram_matrix(gradients, gradients)
+    gram = gram_matrix(gradients)
     bounds = ScoreBounds(
         torch.where(TARGETS, -torch.inf, 0.0),
         torch.where(TARGETS, -SHIFT * torch.tensor([0.5, 1.0, 1.5] * 2), torch.inf),

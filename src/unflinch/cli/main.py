@@ -77,8 +77,10 @@ def unflinch(
     logger.handlers = [_LogLines()]
     logger.setLevel(logging.DEBUG if debug else logging.WARNING)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # Threads that wait for each other sleep: on a computer that does other work too, spinning costs most of the time.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # Threads that wait for each other spin for a moment only, then sleep: waking them costs time on a quiet computer,
+    # spinning takes it from them on one that does other work too. And torch may take large pages for large tensors.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     if not debug:
         # Read when these libraries are imported, which the commands do: their bars and warnings are not for the user.
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -64,19 +64,22 @@ def whiten_in_place(
     )
 
 
-def gram_matrix(left: PromptGradients, right: PromptGradients) -> Float[Tensor, "left right"]:
-    """Return K_ij = sum over modules of <G_i, S⁻¹ G_j C⁻¹>, from whitened gradients.
+def gram_matrix(whitened: PromptGradients) -> Float[Tensor, "prompts prompts"]:
+    """Return K_ij = sum over modules of <G_i, S⁻¹ G_j C⁻¹>, in float64, from whitened gradients.
 
-    With rank-one terms, <g xᵀ, h yᵀ> = (g·h)(x·y): no weight-sized matrix is formed.
+    With rank-one terms, <g xᵀ, h yᵀ> = (g·h)(x·y): no weight-sized matrix is formed. K is symmetric, so that only the
+    blocks on and right of its diagonal are computed.
     """
-    total = torch.zeros(len(left.scores), len(right.scores), dtype=torch.float64)
-    for rows in torch.arange(len(total)).split(_GRAM_ROWS):
-        for name, every_x in left.inputs.items():
-            x, g = every_x[rows], left.outputs[name][rows]
-            y, h = right.inputs[name], right.outputs[name]
+    count = len(whitened.scores)
+    total = torch.zeros(count, count, dtype=torch.float64)
+    for start in range(0, count, _GRAM_ROWS):
+        rows = slice(start, start + _GRAM_ROWS)
+        for name, every_x in whitened.inputs.items():
+            x, g = every_x[rows], whitened.outputs[name][rows]
+            y, h = every_x[start:], whitened.outputs[name][start:]
             product = (x.flatten(0, 1) @ y.flatten(0, 1).T) * (g.flatten(0, 1) @ h.flatten(0, 1).T)
-            total[rows] += product.reshape(len(x), x.shape[1], len(y), y.shape[1]).double().sum((1, 3))
-    return total
+            total[rows, start:] += product.reshape(len(x), x.shape[1], len(y), y.shape[1]).double().sum((1, 3))
+    return total.triu() + total.triu(1).T
 
 
 def solve_multipliers(

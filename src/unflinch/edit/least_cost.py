@@ -56,7 +56,7 @@ def leverages(
     """
     found = {}
     for name, x in whitened.inputs.items():
-        gram = gram_matrix(*[PromptGradients(whitened.scores, {name: x}, {name: whitened.outputs[name]})] * 2)
+        gram = gram_matrix(PromptGradients(whitened.scores, {name: x}, {name: whitened.outputs[name]}))
         blocks = ((targets, targets), (targets, keeps), (keeps, keeps))
         found[name] = Leverage(*(_mean(gram[left][:, right]) for left, right in blocks))
     return found

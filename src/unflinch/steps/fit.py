@@ -79,7 +79,7 @@ def _solved(
     bounds = score_bounds(inputs, scores, options)
     bounded = bounds.finite()
     whitened, bounds = whiten_in_place(found, inputs.metrics, bounded), bounds.rows(bounded)
-    gram = gram_matrix(whitened, whitened)
+    gram = gram_matrix(whitened)
     stiffness = torch.full((len(whitened.scores),), STIFFNESS)
     multipliers = solve_multipliers(gram, whitened.scores, bounds, stiffness)
     after = (whitened.scores - gram @ multipliers).float()
