@@ -15,17 +15,27 @@ from docs_tables import TABLES
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
-from update_readme import RESULTS, updated
+from update_readme import RESULTS, ROOT, updated
 
 _PLACES = re.compile(r"<!-- /?([\w -]+) (table|figure) -->")
+_PALETTE = ROOT / "src" / "unflinch" / "report" / "templates" / "palette.css"
+_ROOT = re.compile(r":root \{([^{}]*)\}")
 _DRAWING = re.compile(r'<img alt="([^"]*)" src="(?:\.\./)*figures/([\w-]+\.svg)" ?/?>')
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the figure of all methods side by side, which lies beside the results that it shows."""
+    """Add the figure of all methods side by side, which lies beside the results that it shows, and figures' colours."""
     name = "side_by_side.svg"
     files.append(File.generated(config, f"results/{name}", abs_src_path=str(RESULTS / name)))
+    files.append(File.generated(config, "palette.css", content=figure_colours(_PALETTE.read_text(encoding="utf-8"))))
     return files
+
+
+def figure_colours(palette: str) -> str:
+    """Return the report's palette, light and dark, as colours of the pages' figures."""
+    light, dark = _ROOT.findall(palette)
+    colours = light.replace("color-scheme: light dark;", "")
+    return f'.figure {{{colours}}}\n[data-md-color-scheme="slate"] .figure {{{dark}}}\n'
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
