@@ -48,6 +48,21 @@ def limits_table(results: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def forms_table(results: dict[str, Any]) -> str:
+    """Return the Markdown table of the patch in every form in which it was measured."""
+    lines = [
+        "| form | false refusals left | right ones lost | guard lost | by the format alone | KL per token | of the format |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for form in results["forms"]["forms"]:
+        rates = (f"{form[name]['count']} of {form[name]['n']}" for name in ("targets_left", "keep_lost", "guard_lost"))
+        of_format = form["kl_of_format"]
+        alone, part = ("", "") if of_format is None else (str(form["guard_lost_by_format"]), f"{of_format:.4f}")
+        cells = [form["form"], *rates, alone, f"{form['kl_sequence']['mean']:.4f}", part]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 def _in_unit(value: float, unit: str) -> str:
     if unit == "share":
         return f"{100 * value:.0f} %"
@@ -59,5 +74,6 @@ TABLES: dict[str, tuple[str, Callable[[Any], str]]] = {
     "judge": ("judge_xstest.json", judge_table),
     "memory": ("speed.json", memory_table),
     "limits": ("demo.json", limits_table),
+    "forms": ("demo.json", forms_table),
 }
 """Tables by the name that pages call them: the file with their figures, and how it is shown."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+KINDS = ("target", "keep", "guard")
+_OF_FORMS = ("guard refusals lost, worst form",)
+_BENCHMARKS = {"mmlu": "MMLU", "hellaswag": "HellaSwag", "gsm8k": "GSM8K"}
 
 
 def run_table(results: dict[str, Any]) -> str:
@@ -58,13 +61,49 @@ def run_table(results: dict[str, Any]) -> str:
         "|---|---|---|",
     ]
     lines += [f"| {name} | {ours} | {theirs} |" for name, ours, theirs in rows]
-    missed = [limit["name"] for limit in results["verdict"]["limits"] if not limit["passed"]]
-    lines += [
-        "",
-        f"Verdict: **failed**, and so no patch was written; missed: {', '.join(missed)}."
-        if missed
-        else "Verdict: passed.",
+    return "\n".join([*lines, "", *_verdict(results["verdict"]["limits"])]) + "\n"
+
+
+def _verdict(limits: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the verdict of the run, and that of a thorough validation if there was one: it adds limits on forms."""
+    missed = [limit["name"] for limit in limits if not limit["passed"] and limit["name"] not in _OF_FORMS]
+    failed = f"**failed**, and so no patch was written; missed: {', '.join(missed)}"
+    lines = [f"Verdict: {failed if missed else 'passed'}."]
+    for limit in limits:
+        if limit["name"] in _OF_FORMS:
+            measured = f"{limit['name']}, {100 * limit['measured']:.1f} % of {limit['n']}"
+            lines.append(f"`unflinch validate` adds a limit: {measured}, {'' if limit['passed'] else '**not** '}held.")
+    return lines
+
+
+def stress_table(results: dict[str, Any]) -> str:
+    """Return the Markdown table of how many prompts are refused when they are asked in other ways, before and after."""
+    lines = [
+        "| asked in other ways | false refusals | right refusals | guard refusals | of these lost |",
+        "|---|---|---|---|---|",
     ]
+    rows: dict[str, dict[str, Any]] = {}
+    for found in results["stress"]["results"]:
+        rows.setdefault(found["condition"], {})[found["kind"]] = found
+    for condition, kinds in rows.items():
+        counts = [f"{kinds[kind]['before']['count']} → {kinds[kind]['after']['count']}" for kind in KINDS]
+        lost = kinds["guard"]["lost"]
+        lines.append(f"| {condition} | {' | '.join(counts)} | {lost['count']} of {lost['n']} |")
+    n = {found["before"]["n"] for found in results["stress"]["results"]}
+    return "\n".join(lines) + f"\n\nEach of {' or '.join(map(str, sorted(n)))} test prompts, before → after.\n"
+
+
+def capabilities_table(document: dict[str, Any]) -> str:
+    """Return the Markdown table of benchmarks, base against patched on the same items."""
+    lines = [
+        "| benchmark | items | original | with the patch | difference | exact McNemar |",
+        "|---|---|---|---|---|---|",
+    ]
+    for one in document["scores"]:
+        base, patched = (f"{100 * one[side]:.1f} ± {100 * one[f'{side}_error']:.1f} %" for side in ("base", "patched"))
+        difference = f"{100 * one['difference']:+.1f} ± {100 * one['difference_error']:.1f}"
+        name = f"{_BENCHMARKS[one['benchmark']]}, {one['metric']}"
+        lines.append(f"| {name} | {one['n']:,} | {base} | {patched} | {difference} | p = {one['p_value']:.2f} |")
     return "\n".join(lines) + "\n"
 
 
@@ -128,6 +167,8 @@ def side_by_side_table(document: dict[str, Any]) -> str:
 
 TABLES: dict[str, tuple[str, Callable[[Any], str]]] = {
     "demo": ("demo.json", run_table),
+    "stress": ("demo.json", stress_table),
+    "capabilities": ("capabilities.json", capabilities_table),
     "full": ("full.json", run_table),
     "large": ("large.json", run_table),
     "public": ("public_sets.json", public_table),

@@ -1,14 +1,8 @@
-"""Which of how many workers this process is, as launchers say in the environment, and how its threads wait."""
+"""Which of how many workers this process is, as `torchrun` and `accelerate launch` say in the environment."""
 
 from __future__ import annotations
 
 import os
-
-_SPINS_IN_QUIET, _SPINS = 10_000, 1_000
-_QUIET = 0.25
-"""Processors' worth of other programs' work below which a computer is quiet."""
-_LOOKED_AT = 0.1
-"""Seconds."""
 
 
 def workers() -> int:
@@ -34,14 +28,3 @@ def local_workers() -> int:
 def local_rank() -> int:
     """Return this worker's number on its own machine, which is that of its GPU."""
     return int(os.environ.get("LOCAL_RANK", "0")) if workers() > 1 else 0
-
-
-def spins() -> int:
-    """Return how often a thread that waits for others should look again before it sleeps (`GOMP_SPINCOUNT`).
-
-    Sleeping and waking costs time; spinning takes it from other programs, and from the thread that is waited for.
-    """
-    import psutil  # only where a command computes
-
-    busy = psutil.cpu_percent(_LOOKED_AT) / 100 * (psutil.cpu_count() or 1)
-    return _SPINS_IN_QUIET if busy < _QUIET else _SPINS

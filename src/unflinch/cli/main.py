@@ -34,7 +34,7 @@ from unflinch.cli.sign import sign, verify
 from unflinch.cli.validate import validate
 from unflinch.cli.web import web
 from unflinch.errors import InputError, UnflinchError
-from unflinch.launch import is_first, spins, workers
+from unflinch.launch import is_first, workers
 
 app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
 COMMANDS = (
@@ -77,8 +77,10 @@ def unflinch(
     logger.handlers = [_LogLines()]
     logger.setLevel(logging.DEBUG if debug else logging.WARNING)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("GOMP_SPINCOUNT", str(spins()))
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # large pages for large tensors
+    # Threads that wait for each other spin for a moment only, then sleep: waking them costs time on a quiet computer,
+    # spinning takes it from them on one that does other work too. And torch may take large pages for large tensors.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     if not debug:
         # Read when these libraries are imported, which the commands do: their bars and warnings are not for the user.
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
