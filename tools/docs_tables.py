@@ -51,7 +51,7 @@ def limits_table(results: dict[str, Any]) -> str:
 def forms_table(results: dict[str, Any]) -> str:
     """Return the Markdown table of the patch in every form in which it was measured."""
     lines = [
-        "| form | false ones left | right ones lost | guard lost | by the format alone | KL per token | of the format |",
+        "| form | false ones left | right ones lost | guard lost | by the format | KL per token | of the format |",
         "|---|---|---|---|---|---|---|",
     ]
     for form in results["forms"]["forms"]:
