@@ -121,6 +121,10 @@ def test_what_pages_conclude_from_the_results_still_holds() -> None:
     read = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in RESULTS.glob("*.json")}
     # faq.md and comparison.md: the demo passes with its guard whole, both larger runs failed by theirs.
     assert read["demo"]["verdict"]["passed"] and read["demo"]["guard"]["lost"] == 0
+    # README: of the patch in every form one limit is missed, that on the guard in the worst of them.
+    thorough = read["demo_thorough"]
+    assert [x["name"] for x in thorough["verdict"]["limits"] if not x["passed"]] == ["guard refusals lost, worst form"]
+    assert thorough["targets"] == read["demo"]["targets"] and thorough["kl"] == read["demo"]["kl"]
     for run in (read["full"], read["large"]):
         assert not run["verdict"]["passed"] and run["guard"]["lost"] > 0
     # faq.md: ablation that leaves about as many loses many right refusals where the patch loses few, at no more KL.

@@ -74,6 +74,6 @@ TABLES: dict[str, tuple[str, Callable[[Any], str]]] = {
     "judge": ("judge_xstest.json", judge_table),
     "memory": ("speed.json", memory_table),
     "limits": ("demo.json", limits_table),
-    "forms": ("demo.json", forms_table),
+    "forms": ("demo_thorough.json", forms_table),
 }
 """Tables by the name that pages call them: the file with their figures, and how it is shown."""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 KINDS = ("target", "keep", "guard")
-_OF_FORMS = ("guard refusals lost, worst form",)
 _BENCHMARKS = {"mmlu": "MMLU", "hellaswag": "HellaSwag", "gsm8k": "GSM8K"}
 
 
@@ -61,19 +60,14 @@ def run_table(results: dict[str, Any]) -> str:
         "|---|---|---|",
     ]
     lines += [f"| {name} | {ours} | {theirs} |" for name, ours, theirs in rows]
-    return "\n".join([*lines, "", *_verdict(results["verdict"]["limits"])]) + "\n"
-
-
-def _verdict(limits: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the verdict of the run, and that of a thorough validation if there was one: it adds limits on forms."""
-    missed = [limit["name"] for limit in limits if not limit["passed"] and limit["name"] not in _OF_FORMS]
-    failed = f"**failed**, and so no patch was written; missed: {', '.join(missed)}"
-    lines = [f"Verdict: {failed if missed else 'passed'}."]
-    for limit in limits:
-        if limit["name"] in _OF_FORMS:
-            measured = f"{limit['name']}, {100 * limit['measured']:.1f} % of {limit['n']}"
-            lines.append(f"`unflinch validate` adds a limit: {measured}, {'' if limit['passed'] else '**not** '}held.")
-    return lines
+    missed = [limit["name"] for limit in results["verdict"]["limits"] if not limit["passed"]]
+    lines += [
+        "",
+        f"Verdict: **failed**, and so no patch was written; missed: {', '.join(missed)}."
+        if missed
+        else "Verdict: passed.",
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def stress_table(results: dict[str, Any]) -> str:
@@ -167,7 +161,7 @@ def side_by_side_table(document: dict[str, Any]) -> str:
 
 TABLES: dict[str, tuple[str, Callable[[Any], str]]] = {
     "demo": ("demo.json", run_table),
-    "stress": ("demo.json", stress_table),
+    "stress": ("demo_thorough.json", stress_table),
     "capabilities": ("capabilities.json", capabilities_table),
     "full": ("full.json", run_table),
     "large": ("large.json", run_table),

@@ -101,8 +101,10 @@ class PromptOptions:
     """Expected share of prompts in `fit`."""
     select_share: float = 0.12
     """Expected share of prompts in `select`; the rest is `test`."""
+    reworded_share: float = 0.0
+    """Share of fit prompts that are asked in other words, with a greeting, a reason or thanks."""
     seed: int = 0
-    """Of the sampling where a limit applies."""
+    """Of the sampling where a limit applies, and of what is reworded."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -118,7 +120,7 @@ class PromptOptions:
             "max_ordinary_test",
         ):
             _at_least(f"prompts.{name}", getattr(self, name), 4)
-        for name in ("fit_share", "select_share"):
+        for name in ("fit_share", "select_share", "reworded_share"):
             _share(f"prompts.{name}", getattr(self, name))
         if not 0 < self.fit_share + self.select_share < 1:
             raise ConfigError("options prompts.fit_share and select_share leave nothing to test; their sum must be < 1")

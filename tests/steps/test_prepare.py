@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from unflinch.data.splits import KINDS
 from unflinch.options import PromptOptions
 from unflinch.steps.prepare import load_splits
 
@@ -60,3 +61,13 @@ def test_the_guard_is_whole_whatever_the_limits() -> None:
     limited, free = load_splits(PromptOptions(**LIMITS)), load_splits(PromptOptions())
     for part in ("fit", "select", "test"):
         assert getattr(limited, part).guard == getattr(free, part).guard
+
+
+def test_only_fit_prompts_are_reworded() -> None:
+    plain = load_splits(PromptOptions(**LIMITS))
+    found = load_splits(PromptOptions(**LIMITS, reworded_share=1.0))
+    assert (found.select, found.test) == (plain.select, plain.test)
+    for kind in KINDS:
+        before, after = getattr(plain.fit, kind), getattr(found.fit, kind)
+        assert all(old.text in new.text for old, new in zip(before, after, strict=True))
+        assert after != before

@@ -8,6 +8,7 @@ from math import ceil
 from typing import TypeVar
 
 from unflinch.data.prompts import Prompt, bundled, guard_prompts, load_prompts
+from unflinch.data.rewording import reworded
 from unflinch.data.splits import (
     KINDS,
     LIMITED_KINDS,
@@ -51,7 +52,7 @@ def load_splits(options: PromptOptions) -> Splits:
     shares = (options.fit_share, options.select_share, 1 - options.fit_share - options.select_share)
     splits = split_prompts(targets, keep, guard, ordinary, shares, _GUARD_SHARES)
     limited = Splits(
-        _limited(splits.fit, options, "fit", for_fit=True),
+        _in_other_words(_limited(splits.fit, options, "fit", for_fit=True), options),
         _limited(splits.select, options, "select"),
         _limited(splits.test, options, "test"),
     )
@@ -85,6 +86,12 @@ def _limited(sets: Sets, options: PromptOptions, part: str, for_fit: bool = Fals
     sample = _for_fit if for_fit else sample_prompts
     ordinary = sample(sets.ordinary, most["ordinary"], options.seed)
     return replace(sets, targets=targets, keep=keep, ordinary=ordinary)
+
+
+def _in_other_words(sets: Sets, options: PromptOptions) -> Sets:
+    """Return the sets with some prompts of every kind, the guard too, reworded: the fit alone does that."""
+    share, seed = options.reworded_share, options.seed
+    return replace(sets, **{kind: reworded(getattr(sets, kind), share, seed) for kind in KINDS})
 
 
 def _for_fit(ordinary: Sequence[Prompt], n: int, seed: int) -> tuple[Prompt, ...]:
