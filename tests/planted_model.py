@@ -42,16 +42,16 @@ PROMPTS: dict[str, Any] = {
 """Limits of a run with this model: it has seen these prompts, and no others."""
 SETTINGS: dict[str, dict[str, Any]] = {
     "prompts": PROMPTS,
-    "scan": {"decision_tokens": 12, "enough_refused": 8},
+    "scan": {"decision_tokens": 12, "ordinary_tokens": 12, "enough_refused": 8},
     "fit": {
         "rank": 4,
         "rounds": 1,
-        "answer_tokens": 4,
+        "answer_tokens": 12,
         "fine_tune_steps": 2,
         "batch_size": 12,
         "learning_rate": 0.02,
         "goal": -2.0,
-        "largest_drop": 3.0,
+        "largest_drop": 2.0,
         "keep_margin": 0.1,
         "guard_margin": 0.1,
         "ordinary_margin": 0.1,
@@ -75,8 +75,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
 }
 """Generous: so tiny a model has little room between what is right and what is wrong. Margins that suit real ones push
-its right refusals beyond saying anything. What a change costs is taken from 62 short answers, so that the labels drawn
-decide whether the first stage or only the last helps; with this seed the first does."""
+its right refusals beyond saying anything. What a change costs is taken along the whole answer: along its first tokens
+alone, the patched model goes round in circles behind them."""
 DIALOGUES = 12
 """Dialogues that the model has learnt to answer."""
 _EPOCHS = 20

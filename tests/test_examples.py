@@ -28,6 +28,5 @@ def test_quickstart_runs_reads_the_verdict_and_turns_the_dial(
     assert f"false refusals: {targets['n']} -> {targets['refused_after']} of {targets['n']}" in shown
     assert f"right refusals lost: {results['keep']['lost']} of {results['keep']['n']}" in shown
     on, _half, off = [line for line in shown.splitlines() if line.startswith("strength")]
-    assert ANSWER[:21] in on  # so tiny a model may go round in circles behind its first words
-    assert REFUSAL not in on
+    assert ANSWER.removesuffix(" for you.") in on  # so tiny a model may go round in circles at the end
     assert REFUSAL in off
