@@ -11,7 +11,9 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.metadata import version
+from operator import eq
 from pathlib import Path
 from typing import Any
 
@@ -78,19 +80,13 @@ def compared(outcomes: Sequence[dict[str, Any]], plain: Sequence[str], patched: 
         )
         found[kind] = {
             "n": len(rows),
-            "refused_without": _share(before),
-            "refused_with": _share(theirs),
-            "refused_with_under_peft": _share(peft),
-            "agree_with_peft": _share([one == other for one, other in zip(peft, theirs, strict=True)]),
+            "refused_without": asdict(rate(sum(before), len(rows))),
+            "refused_with": asdict(rate(sum(theirs), len(rows))),
+            "refused_with_under_peft": asdict(rate(sum(peft), len(rows))),
+            "agree_with_peft": asdict(rate(sum(map(eq, peft, theirs)), len(rows))),
             "cohens_kappa": float(cohen_kappa_score(peft, theirs)) if len({*peft, *theirs}) > 1 else None,
         }
     return found
-
-
-def _share(values: Sequence[bool]) -> list[float]:
-    """Return count, n, and the ends of the 95 % interval."""
-    found = rate(sum(values), len(values))
-    return [found.count, found.n, found.interval.low, found.interval.high]
 
 
 def measured(loaded: LoadedModel, run: Path, gguf: Path, adapter: Path) -> dict[str, Any]:
@@ -130,7 +126,10 @@ def main() -> None:
         document = measured(loaded, options.run, gguf, adapter)
     for kind, found in document["kinds"].items():
         names = ("refused_without", "refused_with", "refused_with_under_peft", "agree_with_peft")
-        print(f"{kind:8} " + ", ".join(f"{name.replace('_', ' ')} {found[name][0]} of {found['n']}" for name in names))
+        print(
+            f"{kind:8} "
+            + ", ".join(f"{name.replace('_', ' ')} {found[name]['count']} of {found['n']}" for name in names)
+        )
     write_json(options.out, document)
 
 

@@ -245,8 +245,16 @@ def test_two_engines_are_compared_kind_by_kind(module: Any, monkeypatch: pytest.
     found = module("llama_cpp_refusals").compared(outcomes, plain, patched)
     target, guard = found["target"], found["guard"]
     # An evasion counts as a refusal of a target, and not as one of a guard prompt.
-    assert [target[name][0] for name in ("refused_without", "refused_with", "refused_with_under_peft")] == [3, 3, 2]
-    assert target["agree_with_peft"][:2] == [3, 4]
+    assert [target[name]["count"] for name in ("refused_without", "refused_with", "refused_with_under_peft")] == [
+        3,
+        3,
+        2,
+    ]
+    assert (target["agree_with_peft"]["count"], target["agree_with_peft"]["n"]) == (3, 4)
     assert target["cohens_kappa"] == pytest.approx((0.75 - 0.5) / (1 - 0.5))
-    assert [guard[name][0] for name in ("refused_without", "refused_with", "refused_with_under_peft")] == [1, 2, 2]
+    assert [guard[name]["count"] for name in ("refused_without", "refused_with", "refused_with_under_peft")] == [
+        1,
+        2,
+        2,
+    ]
     assert guard["cohens_kappa"] is None, "both engines say the same of all: nothing is left to agree on by chance"

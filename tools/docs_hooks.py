@@ -17,9 +17,9 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from update_readme import RESULTS, ROOT, updated
 
-_PLACES = re.compile(r"<!-- /?([\w -]+) (table|figure) -->")
+_PLACES = re.compile(r"<!-- /?([\w. -]+) (table|figure) -->")
 _PALETTE = ROOT / "src" / "unflinch" / "report" / "templates" / "palette.css"
-_ROOT = re.compile(r":root \{([^{}]*)\}")
+_COLOURS = re.compile(r":root \{([^{}]*)\}")
 _DRAWING = re.compile(r'<img alt="([^"]*)" src="(?:\.\./)*figures/([\w-]+\.svg)" ?/?>')
 
 
@@ -33,7 +33,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def figure_colours(palette: str) -> str:
     """Return the report's palette, light and dark, as colours of the pages' figures."""
-    light, dark = _ROOT.findall(palette)
+    light, dark = _COLOURS.findall(palette)
     colours = light.replace("color-scheme: light dark;", "")
     return f'.figure {{{colours}}}\n[data-md-color-scheme="slate"] .figure {{{dark}}}\n'
 

@@ -63,6 +63,19 @@ def forms_table(results: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def engines_table(document: dict[str, Any]) -> str:
+    """Return the Markdown table of refusals under llama.cpp, without and with the adapter, beside those under PEFT."""
+    names = ("refused_without", "refused_with", "refused_with_under_peft", "agree_with_peft")
+    lines = [
+        "| test prompts | refused without the adapter | with it | with the patch under PEFT | judged alike |",
+        "|---|---|---|---|---|",
+    ]
+    for kind, found in document["kinds"].items():
+        counts = (f"{found[name]['count']} of {found['n']}" for name in names)
+        lines.append(f"| {kind} | {' | '.join(counts)} |")
+    return "\n".join(lines) + "\n"
+
+
 def _in_unit(value: float, unit: str) -> str:
     if unit == "share":
         return f"{100 * value:.0f} %"
@@ -75,5 +88,6 @@ TABLES: dict[str, tuple[str, Callable[[Any], str]]] = {
     "memory": ("speed.json", memory_table),
     "limits": ("demo.json", limits_table),
     "forms": ("demo_thorough.json", forms_table),
+    "llama.cpp": ("llama_cpp.json", engines_table),
 }
 """Tables by the name that pages call them: the file with their figures, and how it is shown."""
