@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from unflinch.data.prompts import Message, Prompt, bundled
+from unflinch.data.prompts import MAX_PROMPT_CHARACTERS, Message, Prompt, bundled
 from unflinch.data.rewording import _FRAMES, reworded
 from unflinch.validate.stress import _FRAMES as STRESS_FRAMES
 
@@ -44,6 +44,11 @@ def test_dialogues_and_prompts_under_a_system_prompt_stay() -> None:
     turns = (Message("user", "Hello."), Message("assistant", "Hello!"), Message("user", "And now?"))
     kept = (Prompt("And now?", messages=turns), Prompt("Who are you?", system="You are a pilot."))
     assert reworded(kept, 1.0, 0) == kept
+
+
+def test_a_prompt_at_the_limit_of_length_stays() -> None:
+    longest = Prompt("a" * MAX_PROMPT_CHARACTERS)
+    assert reworded([longest], 1.0, 0) == (longest,)
 
 
 def test_no_frame_is_one_of_the_stress_test() -> None:

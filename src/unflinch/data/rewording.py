@@ -10,7 +10,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 
-from unflinch.data.prompts import Prompt
+from unflinch.data.prompts import MAX_PROMPT_CHARACTERS, Prompt
 
 Texts = dict[str, str]
 """By language code."""
@@ -51,11 +51,16 @@ _FRAMES: tuple[Texts, ...] = (
 )
 
 
+def in_language(texts: Texts, prompt: Prompt) -> str:
+    """Return the text in the prompt's language, in English where there is none."""
+    return texts.get(prompt.language, texts["en"])
+
+
 def reworded(prompts: Sequence[Prompt], share: float, seed: int) -> tuple[Prompt, ...]:
     """Return the prompts, about `share` of them asked in other words in their own language.
 
-    A prompt and its harmful twin are asked alike, so that the words around them tell nothing. Dialogues, and prompts
-    with a system prompt of their own, stay as they are.
+    A prompt and its harmful twin are asked alike, so that the words around them tell nothing. Dialogues, prompts
+    with a system prompt of their own, and those that would become too long stay as they are.
     """
     return tuple(_reworded(prompt, share, seed) for prompt in prompts)
 
@@ -64,7 +69,6 @@ def _reworded(prompt: Prompt, share: float, seed: int) -> Prompt:
     draws = random.Random(f"{seed} {prompt.contrast_of or prompt.text}")
     if prompt.messages or prompt.system or draws.random() >= share:
         return prompt
-    frame = draws.choice(_FRAMES)
-    words = frame.get(prompt.language, frame["en"])
-    twin = prompt.contrast_of and words.format(prompt.contrast_of)
-    return replace(prompt, text=words.format(prompt.text), contrast_of=twin)
+    words = in_language(draws.choice(_FRAMES), prompt)
+    text, twin = words.format(prompt.text), prompt.contrast_of and words.format(prompt.contrast_of)
+    return replace(prompt, text=text, contrast_of=twin) if len(text) <= MAX_PROMPT_CHARACTERS else prompt
