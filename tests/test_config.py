@@ -56,6 +56,12 @@ def test_every_option_can_be_set_by_its_own_name(tmp_path: Path) -> None:
     assert set(default) == {field.name for field in fields(RunConfig)}
 
 
+def test_the_fit_cannot_ask_for_more_of_an_answer_than_is_written() -> None:
+    make_config({**MODEL, "fit": {"answer_tokens": 12}, "scan": {"ordinary_tokens": 12}})
+    with pytest.raises(ConfigError, match="fit.answer_tokens is 9, but scan.ordinary_tokens 8.*raise the second"):
+        config_of("fit", answer_tokens=9)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -30,6 +30,15 @@ class RunConfig:
     fit: FitOptions = field(default_factory=FitOptions)
     validate: ValidateOptions = field(default_factory=ValidateOptions)
 
+    def __post_init__(self) -> None:
+        """Check what one section asks of another."""
+        if self.fit.answer_tokens > self.scan.ordinary_tokens:
+            raise ConfigError(
+                f"option fit.answer_tokens is {self.fit.answer_tokens}, but scan.ordinary_tokens "
+                f"{self.scan.ordinary_tokens}; the fit needs that many tokens of every answer: raise the second, or "
+                "lower the first"
+            )
+
 
 def read_toml(path: Path) -> dict[str, Any]:
     """Return the content of a TOML file, with its names checked against the options.

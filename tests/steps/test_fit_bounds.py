@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_models import tiny_model
+from tiny_models import tiny_model, tiny_tokenizer
 from tiny_patches import random_patch
 from torch import Tensor
 
 from unflinch.artifacts import FittedStage, ModuleMetric
+from unflinch.data.prompts import Prompt
+from unflinch.errors import PromptSetError
 from unflinch.metrics.refusal_score import Decision
+from unflinch.models.architecture import architecture_of
+from unflinch.models.fingerprint import weight_hash
+from unflinch.models.load import LoadedModel
 from unflinch.options import FitOptions
+from unflinch.steps.baseline import Asked, BaselineSet
 from unflinch.steps.fit import averaged
-from unflinch.steps.fit_inputs import FitInputs, Kind, score_bounds
+from unflinch.steps.fit_inputs import FitInputs, Kind, ordinary_sequences, score_bounds
 
 OPTIONS = FitOptions(goal=-2.0, largest_drop=6.0, keep_margin=1.0, guard_margin=2.0, ordinary_margin=0.5)
 INF = float("inf")
@@ -88,3 +94,16 @@ def test_the_average_of_two_patches_is_half_of_both() -> None:
     for name, factors in found.factors.items():
         wanted = 0.5 * (first.factors[name].b @ first.factors[name].a + second.factors[name].b @ second.factors[name].a)
         assert factors.b @ factors.a == pytest.approx(wanted, abs=1e-5)
+
+
+def test_answers_too_short_to_fit_on_are_named() -> None:
+    prompt = Prompt("How do I tie a bow?", "ordinary", "en")
+    answered = tuple(Asked(prompt, "answers", (4,) * length) for length in (2, 3))
+    model = tiny_model("qwen2")
+    row = architecture_of(model)
+    loaded = LoadedModel(model, tiny_tokenizer(), row, "owner/base", "owner/base", None, weight_hash(model))
+    sets = BaselineSet((), (), (), answered)
+    (longest,) = ordinary_sequences(loaded, sets, 3)
+    assert longest[-2:] == (4, 4)
+    with pytest.raises(PromptSetError, match="none of the 2 answers to ordinary prompts has the 4 tokens"):
+        ordinary_sequences(loaded, sets, 4)

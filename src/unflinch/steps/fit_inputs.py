@@ -15,6 +15,7 @@ from unflinch.activations.gradients import fisher_metrics
 from unflinch.activations.scratch_space import FLOAT_BYTES, Workspace, Zeros, groups_within
 from unflinch.artifacts import FittedStage, ModuleMetric
 from unflinch.edit.closed_form import ScoreBounds
+from unflinch.errors import PromptSetError
 from unflinch.metrics.refusal_score import Decision
 from unflinch.models.layers import module_shape
 from unflinch.models.load import LoadedModel
@@ -129,12 +130,19 @@ def prepare_fit(
 
 
 def ordinary_sequences(loaded: LoadedModel, sets: BaselineSet, tokens: int) -> list[Ids]:
-    """Return answered ordinary prompts up to the token before the `tokens`-th of the base model's own answer."""
-    return [
-        (*a.before_answer(loaded.tokenizer), *a.tokens[: tokens - 1])
-        for a in sets.answered("ordinary")
-        if len(a.tokens) >= tokens
-    ]
+    """Return answered ordinary prompts up to the token before the `tokens`-th of the base model's own answer.
+
+    Raises:
+        PromptSetError: if no answer is so long.
+    """
+    answered = sets.answered("ordinary")
+    found = [(*a.before_answer(loaded.tokenizer), *a.tokens[: tokens - 1]) for a in answered if len(a.tokens) >= tokens]
+    if not found:
+        raise PromptSetError(
+            f"none of the {len(answered)} answers to ordinary prompts has the {tokens} tokens that the fit needs of "
+            "one; lower fit.answer_tokens, or give ordinary prompts with longer answers"
+        )
+    return found
 
 
 def module_metrics(
