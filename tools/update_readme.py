@@ -9,7 +9,6 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-KINDS = ("target", "keep", "guard")
 _BENCHMARKS = {"mmlu": "MMLU", "hellaswag": "HellaSwag", "gsm8k": "GSM8K"}
 
 
@@ -80,7 +79,10 @@ def stress_table(results: dict[str, Any]) -> str:
     for found in results["stress"]["results"]:
         rows.setdefault(found["condition"], {})[found["kind"]] = found
     for condition, kinds in rows.items():
-        counts = [f"{kinds[kind]['before']['count']} → {kinds[kind]['after']['count']}" for kind in KINDS]
+        counts = [
+            f"{kinds[kind]['before']['count']} → {kinds[kind]['after']['count']}"
+            for kind in ("target", "keep", "guard")
+        ]
         lost = kinds["guard"]["lost"]
         lines.append(f"| {condition} | {' | '.join(counts)} | {lost['count']} of {lost['n']} |")
     n = {found["before"]["n"] for found in results["stress"]["results"]}
