@@ -19,11 +19,13 @@ from unflinch.errors import ArchitectureError
 from unflinch.metrics.refusal_score import Decision, RefusalOpenings
 from unflinch.models.architecture import architecture_of
 from unflinch.models.families import ARCHITECTURES
-from unflinch.models.forward import logits_from_hidden, scored_hidden
+from unflinch.models.forward import logits_from_hidden, read_lower_layers, scored_hidden
 from unflinch.models.generate import generate
 from unflinch.models.hooks import ablated_direction, check_writers, recorded_layer_outputs
 from unflinch.models.layers import blocks_of, decoder_layers
 from unflinch.models.load import LoadedModel
+from unflinch.models.lower_layers import LowerLayers
+from unflinch.models.writers import choose_writers
 from unflinch.options import FitOptions
 from unflinch.patch.attach import attached
 from unflinch.patch.save import save_patch
@@ -39,6 +41,8 @@ SEES_IMAGES = {
 }
 """Models around a text part that has a row."""
 FAMILIES = [*(sorted(ARCHITECTURES.keys() - {"qwen2_5_vl_text", "qwen3_vl_text"})), *SEES_IMAGES]
+PASSED_IN_FULL = {"bamba", "gemma4_text"}
+"""Families whose upper layers cannot go on from the residual stream alone."""
 START = (11, 7, 5, 3, 40, 41, 42, 43, 44, 45, 46, 47, 48, 49)
 """Longer than the sliding window of the tiny models."""
 ALIKE = random_ids((20, 17, 31), START)
@@ -90,6 +94,19 @@ def test_logits_padded_and_behind_a_shared_start_equal_the_models_own(family: st
     scale = max(float(own.abs().max()) for own in expected)
     for ours, own in zip(logits, expected, strict=True):
         torch.testing.assert_close(ours, own[-2:], rtol=1e-4, atol=2e-5 * scale)
+
+
+def test_layers_below_a_patch_are_passed_once_where_the_rest_can_go_on_from_them(family: str) -> None:
+    model = model_of(family)
+    row = architecture_of(model)
+    prompts = [*DIFFERENT, *ALIKE]
+    last = choose_writers(model, row, [len(decoder_layers(model, row)) - 1], "all").modules
+    lower = LowerLayers(model, row, last)
+    read_lower_layers(model, lower, prompts)
+    with torch.no_grad():
+        expected = scored_hidden(model, prompts, 2)
+        torch.testing.assert_close(scored_hidden(model, prompts, 2, lower=lower), expected, rtol=1e-4, atol=2e-5)
+    assert lower.none == (family in PASSED_IN_FULL)
 
 
 def test_answers_equal_greedy_decoding_without_a_cache_also_when_a_row_ends_early(family: str) -> None:

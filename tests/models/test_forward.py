@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
@@ -12,16 +14,14 @@ from transformers import PreTrainedModel
 
 from unflinch.errors import ArchitectureError
 from unflinch.models import forward
-from unflinch.models.forward import (
+from unflinch.models.batches import (
     MIN_SHARED_PREFIX,
-    can_share_prefix,
-    check_forward,
+    PaddedBatch,
     length_sorted_batches,
-    logits_from_hidden,
     pad_batch,
-    scored_hidden,
     shared_prefix_length,
 )
+from unflinch.models.forward import can_share_prefix, check_forward, logits_from_hidden, scored_hidden
 
 START = (11, 7, 5, 3, 40, 41, 42, 43, 44, 45, 46, 47, 48, 49)
 """Longer than the beginning by which batches are formed, and than the sliding window of the tiny models."""
@@ -39,9 +39,9 @@ def prefix_lengths(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seen: list[int] = []
     original = forward.run_decoder
 
-    def watching(model: PreTrainedModel, batch: forward.PaddedBatch, prefixes: forward.Prefixes) -> object:
+    def watching(model: PreTrainedModel, batch: PaddedBatch, prefixes: forward.Prefixes, **options: Any) -> object:
         seen.append(batch.prefix.shape[1])
-        return original(model, batch, prefixes)
+        return original(model, batch, prefixes, **options)
 
     monkeypatch.setattr(forward, "run_decoder", watching)
     return seen

@@ -109,7 +109,7 @@ def test_a_stage_is_scored_where_each_refusal_is_decided() -> None:
     paths = [(), (3, 5), (), (8,), (1, 2, 3), ()]
     decided = [Decision((*read, *path[:-1]), path) for read, path in zip(ids, paths, strict=True)] * 4
     panel: Any = object.__new__(SelectPanel)
-    panel.loaded, panel.openings = SimpleNamespace(model=model), openings
+    panel.loaded, panel.openings, panel._lower = SimpleNamespace(model=model), openings, None
     panel.decisions = {"targets": decided, "keep": [], "guard": decided[:3]}
     found = panel._scores()
     for kind, rows in panel.decisions.items():

@@ -9,17 +9,9 @@ from transformers import PreTrainedModel
 
 from unflinch.artifacts import Activations
 from unflinch.launch import workers
+from unflinch.models.batches import PADDING_ID, READ_TOKENS, Ids, length_sorted_batches, pad_batch
 from unflinch.models.families import Architecture
-from unflinch.models.forward import (
-    PADDING_ID,
-    READ_TOKENS,
-    Ids,
-    Prefixes,
-    can_share_prefix,
-    length_sorted_batches,
-    pad_batch,
-    run_decoder,
-)
+from unflinch.models.forward import Prefixes, can_share_prefix, run_decoder
 from unflinch.models.hooks import recorded_layer_outputs
 from unflinch.models.layers import decoder_layers
 from unflinch.models.workers import own_share, summed

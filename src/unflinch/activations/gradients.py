@@ -15,21 +15,12 @@ from unflinch.activations.scratch_space import Zeros
 from unflinch.artifacts import ModuleMetric, PromptGradients
 from unflinch.launch import workers
 from unflinch.metrics.refusal_score import Decision
+from unflinch.models.batches import GRADIENT_TOKENS, Ids, PaddedBatch, length_sorted_batches, pad_batch
 from unflinch.models.families import Architecture
-from unflinch.models.forward import (
-    GRADIENT_TOKENS,
-    Ids,
-    PaddedBatch,
-    Prefixes,
-    can_share_prefix,
-    length_sorted_batches,
-    logits_from_hidden,
-    pad_batch,
-    read_prefix,
-    run_decoder,
-)
+from unflinch.models.forward import Prefixes, can_share_prefix, logits_from_hidden, read_prefix, run_decoder, skipping
 from unflinch.models.generate import generator_of
 from unflinch.models.hooks import CapturedModule, captured_gradients
+from unflinch.models.lower_layers import LowerLayers
 from unflinch.models.workers import everyones, own_share, summed
 
 Score = Callable[[Tensor, Sequence[Ids]], Tensor]
@@ -52,6 +43,7 @@ def refusal_gradients(
     rank: int = 2,
     batch_tokens: int = GRADIENT_TOKENS,
     zeros: Zeros = torch.zeros,
+    lower: LowerLayers | None = None,
     advance: Advance | None = None,
 ) -> PromptGradients:
     """Return the refusal score of every prompt and its gradient in each module, over the prompt's own tokens.
@@ -69,6 +61,7 @@ def refusal_gradients(
         rank: kept of every gradient.
         batch_tokens: most padded tokens a batch.
         zeros: makes the tensors that hold the factors.
+        lower: layers below all modules, left out for the prompts that these have kept.
         advance: called with the number of finished prompts after each batch.
     """
     scores = torch.zeros(len(decisions))
@@ -81,7 +74,9 @@ def refusal_gradients(
         return values.sum(), values.detach()
 
     batches = _batches_by_path_length(decisions, batch_tokens)
-    for rows, batch, captured, values in _captured_batches(model, architecture, modules, sequences, batches, objective):
+    for rows, batch, captured, values in _captured_batches(
+        model, architecture, modules, sequences, batches, objective, lower
+    ):
         scores[rows] = values.cpu()
         mask = batch.attention_mask[:, -batch.input_ids.shape[1] :, None]
         for name, module in captured.items():
@@ -218,6 +213,7 @@ def _captured_batches(
     sequences: Sequence[Ids],
     batches: Iterable[Batch],
     objective: Callable[[Tensor, list[int], int], tuple[Tensor, Tensor]],
+    lower: LowerLayers | None = None,
 ) -> Iterator[Captured]:
     """Yield, of this worker's batches, rows, padded batch, inputs and output gradients of the modules, kept values."""
     pad_id = model.config.get_text_config().pad_token_id or 0
@@ -230,7 +226,7 @@ def _captured_batches(
                 read_prefix(model, batch, prefixes)
         shape = batch.input_ids.shape
         with _plain_attention(model), captured_gradients(model, architecture, modules, shape) as captured:
-            hidden, _ = run_decoder(model, batch, prefixes)
+            hidden, _ = run_decoder(model, batch, prefixes, around=skipping(lower))
             total, kept = objective(hidden, rows, scored)
             total.backward()
         yield rows, batch, captured, kept

@@ -21,7 +21,9 @@ from unflinch.edit.closed_form import ScoreBounds
 from unflinch.edit.low_rank import from_whitened, to_whitened
 from unflinch.metrics.kl import kl_divergence
 from unflinch.metrics.refusal_score import Decision
-from unflinch.models.forward import GRADIENT_TOKENS, Ids, length_sorted_batches, logits_from_hidden, scored_hidden
+from unflinch.models.batches import GRADIENT_TOKENS, Ids, length_sorted_batches
+from unflinch.models.forward import logits_from_hidden, scored_hidden
+from unflinch.models.lower_layers import LowerLayers
 from unflinch.models.workers import own_share, summed
 from unflinch.patch.attach import AttachedPatch, attached
 
@@ -49,6 +51,8 @@ class Lesson:
     ordinary: Sequence[Ids]
     ordinary_base: Float[Tensor, "ordinary scored width"]
     """The base model's final states at the scored positions of the ordinary prompts."""
+    lower: LowerLayers | None = None
+    """Layers below the patch, left out for the decisions that these have kept."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,7 @@ def _outside(model: PreTrainedModel, lesson: Lesson, rows: Sequence[int], score:
     decisions = [lesson.decisions[row] for row in rows]
     lengths = [decision.scored for decision in decisions]
     ids = [decision.ids for decision in decisions]
-    hidden = scored_hidden(model, ids, max(lengths), lengths=lengths, alone=True)
+    hidden = scored_hidden(model, ids, max(lengths), lengths=lengths, alone=True, lower=lesson.lower)
     scores = score(logits_from_hidden(model, hidden), [decision.path for decision in decisions])
     lower, upper = (bound[list(rows)].to(scores) for bound in (lesson.bounds.lower, lesson.bounds.upper))
     return torch.maximum(lower - scores, scores - upper).clamp(min=0)

@@ -15,16 +15,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from unflinch.models.forward import (
-    PADDING_ID,
-    Prefixes,
-    can_share_prefix,
-    logits_from_hidden,
-    pad_behind,
-    run_decoder,
-    scored_hidden,
-    shared_prefix_length,
-)
+from unflinch.models.batches import PADDING_ID, pad_behind, shared_prefix_length
+from unflinch.models.forward import Prefixes, can_share_prefix, logits_from_hidden, run_decoder, scored_hidden
 from unflinch.models.layers import decoder_of
 
 _BEGINNING = 64

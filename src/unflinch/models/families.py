@@ -54,6 +54,10 @@ class Architecture:
     source: Literal["table", "structure", "named"] = "table"
     """`structure` where the names were read off the model, `named` where the user gave them."""
 
+    def layer_of(self, module: str) -> int:
+        """Return the number of the decoder layer that a module of this name is in."""
+        return int(module.removeprefix(f"{self.layers}.").split(".")[0])
+
 
 def _mixture(path: str, shared: str = "", left: str = "") -> tuple[Block, ...]:
     """Return the blocks of layers that hold fused experts or, some of them, one dense feed-forward block."""

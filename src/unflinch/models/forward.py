@@ -1,15 +1,13 @@
 """Logits of many token sequences at their last positions, without work that does not count.
 
-Sequences are padded on the left, so that the scored positions are the last columns of every batch; the tokens that all
-rows of a batch share at their start (usually the system prompt) are computed once; logits are taken at scored positions
-only. All of it is exact up to rounding and differentiable.
+The tokens that all rows of a batch share at their start (usually the system prompt) are computed once; logits are taken
+at scored positions only. All of it is exact up to rounding and differentiable.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -20,72 +18,20 @@ from transformers.cache_utils import DynamicLayer
 
 from unflinch.errors import ArchitectureError
 from unflinch.launch import workers
+from unflinch.models.batches import PADDING_ID, READ_TOKENS, Ids, PaddedBatch, length_sorted_batches, pad_batch
 from unflinch.models.families import ARCHITECTURES
 from unflinch.models.layers import decoder_of
+from unflinch.models.lower_layers import LowerLayers
 from unflinch.models.workers import own_share, summed
 
-PADDING_ID = 0
-"""Padding is masked, so any id in the vocabulary will do; the config's own may be missing or lie outside."""
-
-MIN_SHARED_PREFIX = 4
-"""Shorter common starts are not worth a separate call."""
-
-READ_TOKENS = 2048
-"""Most padded tokens that are read at once."""
-
-GRADIENT_TOKENS = 1536
-"""Most padded tokens whose graph is held at once."""
-
-_ROWS_OF_LOGITS = 64
-_BEGINNING = 12
-"""Tokens by which sequences are sorted into those that begin alike and the others."""
-
-Ids = Sequence[int]
 Prefixes = dict[tuple[int, ...], DynamicCache]
 """Shared prefixes that have been read, each with its keys and values: most batches share the same one."""
+Around = Callable[[PaddedBatch], AbstractContextManager[None]]
+"""What surrounds the decoder's call on a batch, such as `LowerLayers.skipped`."""
 
-
-@dataclass(frozen=True)
-class PaddedBatch:
-    """Left-padded rows behind a shared prefix."""
-
-    prefix: Int[Tensor, "1 prefix"]
-    input_ids: Int[Tensor, "rows tokens"]
-    attention_mask: Int[Tensor, "rows all_tokens"]
-    """Over prefix and tokens."""
-    position_ids: Int[Tensor, "rows tokens"]
-
-
-def shared_prefix_length(sequences: Sequence[Ids], reserve: int) -> int:
-    """Return how many first tokens all sequences share, leaving at least `reserve` tokens of each outside."""
-    if len(sequences) < 2:
-        return 0
-    limit = min(len(s) for s in sequences) - reserve
-    first, last = min(map(tuple, sequences)), max(map(tuple, sequences))
-    length = 0
-    while length < limit and first[length] == last[length]:
-        length += 1
-    return length if length >= MIN_SHARED_PREFIX else 0
-
-
-def pad_batch(sequences: Sequence[Ids], reserve: int, pad_id: int, device: torch.device, share: bool) -> PaddedBatch:
-    """Return the sequences as one batch; the last `reserve` tokens of each row stay outside the shared prefix."""
-    return pad_behind(sequences, shared_prefix_length(sequences, reserve) if share else 0, pad_id, device)
-
-
-def pad_behind(sequences: Sequence[Ids], shared: int, pad_id: int, device: torch.device) -> PaddedBatch:
-    """Return the sequences as one batch behind their first `shared` tokens, which must be the same in all of them."""
-    longest = max(len(s) for s in sequences) - shared
-    ids = torch.full((len(sequences), longest), pad_id, dtype=torch.long)
-    mask = torch.zeros((len(sequences), shared + longest), dtype=torch.long)
-    mask[:, :shared] = 1
-    for row, sequence in enumerate(sequences):
-        own = torch.tensor(sequence[shared:], dtype=torch.long)
-        ids[row, longest - len(own) :] = own
-        mask[row, shared + longest - len(own) :] = 1
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, shared:]
-    prefix = torch.tensor([list(sequences[0][:shared])], dtype=torch.long)
-    return PaddedBatch(prefix.to(device), ids.to(device), mask.to(device), positions.to(device))
+_ROWS_OF_LOGITS = 64
+_CANNOT_BE_RUN_IN_PARTS = (AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What a model raises whose code needs more than it is given."""
 
 
 def can_share_prefix(model: PreTrainedModel) -> bool:
@@ -114,7 +60,11 @@ def read_prefix(model: PreTrainedModel, batch: PaddedBatch, prefixes: Prefixes) 
 
 
 def run_decoder(
-    model: PreTrainedModel, batch: PaddedBatch, prefixes: Prefixes, use_cache: bool = False
+    model: PreTrainedModel,
+    batch: PaddedBatch,
+    prefixes: Prefixes,
+    use_cache: bool = False,
+    around: Around = lambda _: nullcontext(),
 ) -> tuple[Tensor, DynamicCache | None]:
     """Return the last hidden states of the batch's own tokens, and the cache if one was needed.
 
@@ -123,6 +73,7 @@ def run_decoder(
         batch: what is read.
         prefixes: what the model has read before, as it is now; the batch's prefix is added.
         use_cache: return a cache even without a prefix.
+        around: of the call on the batch, not of that on its prefix.
 
     Returns:
         Hidden states `(rows, tokens, width)` after the final norm, and the key-value cache over prefix and tokens.
@@ -134,13 +85,14 @@ def run_decoder(
         for number, layer in enumerate(layers):
             keys, values = (states.repeat_interleave(len(batch.input_ids), 0) for states in (layer.keys, layer.values))
             cache.update(keys, values, number)
-    output = decoder_of(model)(
-        input_ids=batch.input_ids,
-        attention_mask=batch.attention_mask,
-        position_ids=batch.position_ids,
-        past_key_values=cache,
-        use_cache=cache is not None,
-    )
+    with around(batch):
+        output = decoder_of(model)(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            position_ids=batch.position_ids,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        )
     return output.last_hidden_state, cache
 
 
@@ -200,6 +152,7 @@ def scored_hidden(
     lengths: Sequence[int] | None = None,
     batch_tokens: int = READ_TOKENS,
     alone: bool = False,
+    lower: LowerLayers | None = None,
 ) -> Float[Tensor, "rows scored width"]:
     """Return the final hidden states at the last `scored` positions of every sequence, in their order.
 
@@ -212,6 +165,7 @@ def scored_hidden(
         batch_tokens: most padded tokens a batch.
         alone: this worker reads all sequences, which may be other ones than other workers read, and the result can be
             differentiated; else all workers read the same ones together.
+        lower: layers that are left out for the sequences that these have kept.
 
     Raises:
         ValueError: if a sequence is shorter than the positions that count.
@@ -227,7 +181,7 @@ def scored_hidden(
     for rows in batches if alone else own_share(batches):
         reserve = min(len(sequences[i]) for i in rows) - min(len(sequences[i]) - wanted[i] for i in rows)
         batch = pad_batch([sequences[i] for i in rows], reserve, PADDING_ID, model.device, share)
-        hidden = run_decoder(model, batch, prefixes)[0][:, -scored:]
+        hidden = run_decoder(model, batch, prefixes, around=skipping(lower))[0][:, -scored:]
         pieces.append(torch.nn.functional.pad(hidden, (0, 0, scored - hidden.shape[1], 0)))
         order += rows
     if alone or workers() == 1:
@@ -235,6 +189,62 @@ def scored_hidden(
     whole = torch.zeros(len(sequences), scored, model.config.get_text_config().hidden_size)
     whole[order] = torch.cat([whole[:0], *(piece.float().cpu() for piece in pieces)])
     return summed({"": whole})[""].to(model.device, model.dtype)
+
+
+def skipping(lower: LowerLayers | None) -> Around:
+    """Return what lets the decoder leave out layers of which it is known what they give."""
+    return lower.skipped if lower else lambda _: nullcontext()
+
+
+@torch.no_grad()
+def read_lower_layers(
+    model: PreTrainedModel,
+    lower: LowerLayers,
+    sequences: Sequence[Ids],
+    advance: Callable[[int], None] | None = None,
+) -> None:
+    """Keep what the layers below a patch make of the sequences.
+
+    Not with several workers, each of which reads other batches every time, nor where the model does not go on from the
+    middle as it does from the start: that is tried first.
+
+    Args:
+        model: the model, patched or not.
+        lower: keep it.
+        sequences: token ids.
+        advance: called with the number of finished sequences after each batch.
+    """
+    if not lower.none and (workers() > 1 or not _goes_on(model, lower, sequences)):
+        lower.forget()
+    if lower.none:
+        return
+    prefixes: Prefixes = {}
+    share = can_share_prefix(model)
+    for rows in length_sorted_batches(sequences, READ_TOKENS):
+        batch = pad_batch([sequences[row] for row in rows], 1, PADDING_ID, model.device, share)
+        run_decoder(model, batch, prefixes, around=lower.kept)
+        if advance:
+            advance(len(rows))
+
+
+def _goes_on(model: PreTrainedModel, lower: LowerLayers, sequences: Sequence[Ids]) -> bool:
+    """Return whether two sequences, the shorter one padded, end alike without the lower layers and with them.
+
+    Other tokens are read in between, so that nothing else than the stream can be left of the first time.
+    """
+    by_length = {len(sequence): sequence for sequence in sequences}
+    pair = [by_length[length] for length in sorted(by_length)[:2]]
+    batch = pad_batch(pair, 1, PADDING_ID, model.device, can_share_prefix(model))
+    own = batch.attention_mask[:, batch.prefix.shape[1] :].bool()
+    whole = run_decoder(model, batch, {})[0][own].float()
+    try:
+        run_decoder(model, batch, {}, around=lower.kept)
+        run_decoder(model, pad_batch([sequences[0][::-1]], 1, PADDING_ID, model.device, False), {})
+        rest = run_decoder(model, batch, {}, around=lower.skipped)[0][own].float()
+    except _CANNOT_BE_RUN_IN_PARTS:
+        return False
+    rounding = torch.finfo(model.dtype).eps ** 0.5 * float(whole.abs().max())
+    return torch.allclose(whole, rest, rtol=0.0, atol=rounding)
 
 
 def last_logits(model: PreTrainedModel, sequences: Sequence[Ids]) -> Iterator[Float[Tensor, "some vocab"]]:
@@ -261,7 +271,7 @@ def check_forward(model: PreTrainedModel) -> None:
         assert cache is not None
         written = logits_from_hidden(model, next_hidden(model, last, mask, begun.position_ids[:, -1:] + 1, cache))
         own = [model(input_ids=torch.tensor([s], device=model.device)).logits[0, -1].float() for s in sequences]
-    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+    except _CANNOT_BE_RUN_IN_PARTS as error:
         raise ArchitectureError(f"model type '{model.config.model_type}' cannot be run in parts ({error})") from error
     expected = torch.stack(own)
     tolerance = 0.05 * float(expected.abs().max())
@@ -276,28 +286,3 @@ def check_forward(model: PreTrainedModel) -> None:
             f"model type '{model.config.model_type}' computes its logits in a way that unflinch does not know; "
             "expected decoder layers, a norm and a linear head: give a model of another family"
         )
-
-
-def length_sorted_batches(sequences: Sequence[Ids], max_tokens: int) -> Iterator[list[int]]:
-    """Yield index lists of similar length, longest first, each batch padded holding at most `max_tokens` tokens.
-
-    Sequences with the most common beginning come apart from the others, so that their prefix can be shared.
-    """
-    beginnings = Counter(tuple(s[:_BEGINNING]) for s in sequences)
-    common = max(beginnings, key=lambda b: (beginnings[b], b), default=())
-    groups: tuple[list[int], list[int]] = ([], [])
-    for index, sequence in enumerate(sequences):
-        groups[tuple(sequence[:_BEGINNING]) != common].append(index)
-    for group in groups:
-        yield from _batches_of(group, [len(s) for s in sequences], max_tokens)
-
-
-def _batches_of(indices: Sequence[int], lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
-    batch: list[int] = []
-    for index in sorted(indices, key=lambda i: (-lengths[i], i)):
-        if batch and lengths[batch[0]] * (len(batch) + 1) > max_tokens:
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch

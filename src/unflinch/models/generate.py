@@ -17,18 +17,8 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from unflinch.launch import workers
-from unflinch.models.forward import (
-    PADDING_ID,
-    READ_TOKENS,
-    Ids,
-    Prefixes,
-    can_share_prefix,
-    length_sorted_batches,
-    logits_from_hidden,
-    next_hidden,
-    pad_batch,
-    run_decoder,
-)
+from unflinch.models.batches import PADDING_ID, READ_TOKENS, Ids, length_sorted_batches, pad_batch
+from unflinch.models.forward import Prefixes, can_share_prefix, logits_from_hidden, next_hidden, run_decoder
 from unflinch.models.workers import everyones, own_share
 
 StopWhen = Callable[[str], bool]

@@ -131,8 +131,7 @@ def captured_gradients(
     """
     captured: dict[str, CapturedModule] = {}
     layers = decoder_layers(model, architecture)
-    prefix = f"{architecture.layers}."
-    first = layers[min(int(name.removeprefix(prefix).split(".")[0]) for name in modules)]
+    first = layers[min(map(architecture.layer_of, modules))]
 
     def start(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], Any]:
         if args:

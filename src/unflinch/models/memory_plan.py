@@ -16,10 +16,11 @@ import torch
 from transformers import PreTrainedConfig
 
 from unflinch.models.architecture import architecture_of
-from unflinch.models.forward import GRADIENT_TOKENS, READ_TOKENS, shared_prefix_length
+from unflinch.models.batches import GRADIENT_TOKENS, READ_TOKENS, shared_prefix_length
 from unflinch.models.generate import WRITTEN_TOGETHER
 from unflinch.models.layers import decoder_layers, linear_shape, module_shape
 from unflinch.models.load import model_class
+from unflinch.models.lower_layers import MOST_BYTES
 from unflinch.models.quantised import stored_linear_bytes
 from unflinch.models.writers import choose_writers
 from unflinch.options import ModelOptions
@@ -158,9 +159,9 @@ def read_shape(config: PreTrainedConfig, options: ModelOptions, which: Literal["
     layers = decoder_layers(model, architecture)
     text = config.get_text_config()
     chosen = choose_writers(model, architecture, range(len(layers)), which).modules
-    by_layer: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
+    by_layer: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
     for name in chosen:
-        by_layer[name.removeprefix(f"{architecture.layers}.").split(".")[0]].append(module_shape(model, name))
+        by_layer[architecture.layer_of(name)].append(module_shape(model, name))
     heads = text.num_attention_heads
     attention = heads * (getattr(text, "head_dim", None) or text.hidden_size // heads)
     linear = [found for name, module in layers.named_modules() if (found := linear_shape(module)) and name]
@@ -205,13 +206,13 @@ def plan_memory(
         beside: free bytes of the CPU's memory, where statistics are kept, if the model is elsewhere.
     """
     parts = _Parts(shape, work, held, edited_share)
-    model = held.program + parts.weights()
+    model, lower = held.program + parts.weights(), parts.lower_layers()
     costing = parts.differentiating(work.fit_tokens, 5)
     fitting = parts.differentiating(work.fit_tokens, 6) + parts.compressing()
     tuning = parts.fine_tuning() if work.fine_tuned else 0
     if beside is None:
         fitting = max(fitting, parts.solving())
-    space = max(0, has - model - max(costing, fitting, tuning))
+    space = max(0, has - model - max(costing, lower + fitting, lower + tuning))
     room = space if beside is None else beside
     metrics = min(parts.metrics(), room // 2)
     gradients = min(parts.gradients(), room - metrics)
@@ -223,9 +224,9 @@ def plan_memory(
         "baseline": model + parts.answering(),
         "scan": model + parts.scanning(),
         "fit: what a change costs": model + max(here, sums) + costing,
-        "fit: closed form": model + here + then + fitting,
-        "fit: fine-tuning": model + here + tuning,
-        "fit: strength": model + here + max(parts.answering(), 5 * work.measured * parts.logits),
+        "fit: closed form": model + lower + here + then + fitting,
+        "fit: fine-tuning": model + lower + here + tuning,
+        "fit: strength": model + lower + here + max(parts.answering(), 5 * work.measured * parts.logits),
         "validate": model + parts.answering() + 6 * 8 * work.kl_tokens * parts.logits,
     }
     on_disk = parts.metrics() - metrics + parts.gradients() - gradients
@@ -269,6 +270,11 @@ class _Parts:
     def gradients(self) -> int:
         a_prompt = self.edited_layers() * sum(_FLOAT * _GRADIENT_RANK * (i + o) for i, o in self.shape.edited)
         return self.work.fitted * a_prompt
+
+    def lower_layers(self) -> int:
+        """The residual stream of all fit prompts where it enters the first edited layer."""
+        kept = self.work.fitted * self.own * self.shape.width * self.held.value_bytes
+        return min(kept, MOST_BYTES)
 
     def forward(self, tokens: int) -> int:
         """Of one layer's forward pass."""

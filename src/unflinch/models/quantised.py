@@ -11,8 +11,9 @@ from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 
 from unflinch.errors import ConfigError, ModelError
+from unflinch.models.batches import PADDING_ID, pad_behind
 from unflinch.models.families import Architecture
-from unflinch.models.forward import PADDING_ID, pad_behind, run_decoder
+from unflinch.models.forward import run_decoder
 from unflinch.models.hooks import captured_gradients
 from unflinch.models.layers import decoder_layers
 from unflinch.models.writers import choose_writers

@@ -10,8 +10,8 @@ from jinja2 import TemplateError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from unflinch.errors import ModelError
+from unflinch.models.batches import Ids
 from unflinch.models.chat import HasConversation, switches
-from unflinch.models.forward import Ids
 from unflinch.models.generate import Choose, generate, greedy
 from unflinch.models.thought_markers import THOUGHT_MARKERS, ThoughtMarkers
 

@@ -9,7 +9,8 @@ import torch
 from unflinch.activations.gradients import refusal_gradients
 from unflinch.edit.closed_form import whiten_in_place
 from unflinch.edit.least_cost import Leverage, leverages, together
-from unflinch.models.forward import can_share_prefix, shared_prefix_length
+from unflinch.models.batches import shared_prefix_length
+from unflinch.models.forward import can_share_prefix
 from unflinch.models.load import LoadedModel
 from unflinch.models.writers import choose_writers
 from unflinch.options import FitOptions

@@ -66,7 +66,14 @@ def closed_form_round(
     with space.gradients() as zeros:
         with attached(loaded.model, start) if start else nullcontext():
             found = refusal_gradients(
-                loaded.model, loaded.architecture, modules, inputs.decisions, score_of, zeros=zeros, advance=advance
+                loaded.model,
+                loaded.architecture,
+                modules,
+                inputs.decisions,
+                score_of,
+                zeros=zeros,
+                lower=inputs.lower,
+                advance=advance,
             )
         return by_first(lambda: _solved(found, inputs, start, loaded.base_hash, options))
 
@@ -104,6 +111,7 @@ def fine_tuned(
         tuple(DecisionGroup(inputs.rows(kind), share) for kind, share in SHARES.items()),
         inputs.sequences,
         base.clone(),
+        inputs.lower,
     )
     steps = FineTuneSteps(
         options.fine_tune_steps, options.batch_size, options.learning_rate, options.kl_weight, options.seed
@@ -140,7 +148,7 @@ def fit_patch(
         space: for the statistics.
     """
     inputs = prepare_fit(loaded, baseline, scan, space, options, progress)
-    panel = SelectPanel(loaded, baseline, scan.openings)
+    panel = SelectPanel(loaded, baseline, scan.openings, inputs.lower)
     stages = Stages(loaded, panel, options)
     for number in range(options.rounds):
         name = "closed_form" if number == 0 else f"constrained_{number}"

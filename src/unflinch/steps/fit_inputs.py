@@ -17,8 +17,10 @@ from unflinch.artifacts import FittedStage, ModuleMetric
 from unflinch.edit.closed_form import ScoreBounds
 from unflinch.errors import PromptSetError
 from unflinch.metrics.refusal_score import Decision
+from unflinch.models.forward import read_lower_layers
 from unflinch.models.layers import module_shape
 from unflinch.models.load import LoadedModel
+from unflinch.models.lower_layers import LowerLayers
 from unflinch.models.writers import choose_writers
 from unflinch.options import FitOptions
 from unflinch.steps.baseline import Baseline, BaselineSet
@@ -66,6 +68,8 @@ class FitInputs:
     """Ordinary prompts with the base model's answers, along which KL is taken."""
     base_scores: Float[Tensor, " decisions"] | None = None
     """Refusal scores of the base model; None until the first round has found them."""
+    lower: LowerLayers | None = None
+    """The layers below all edited modules."""
 
     def rows(self, *kinds: Kind) -> list[int]:
         """Return the places of all prompts of some kinds."""
@@ -120,12 +124,17 @@ def prepare_fit(
     known = _flat(asked)
     found = decisions(loaded.tokenizer, known, scan.openings, _flat(unasked))
     kinds = [kind for group in (asked, unasked) for kind, prompts in group.items() for _ in prompts]
+    metrics = module_metrics(loaded, scan, sequences, space, options, progress)
+    lower = LowerLayers(loaded.model, loaded.architecture, list(metrics))
+    advance = counter(progress, "fit: layers below the patch", len(found))
+    read_lower_layers(loaded.model, lower, [decision.ids for decision in found], advance)
     return FitInputs(
-        module_metrics(loaded, scan, sequences, space, options, progress),
+        metrics,
         found,
         torch.tensor(kinds),
         torch.arange(len(kinds)) >= len(known),
         sequences,
+        lower=lower,
     )
 
 

@@ -13,8 +13,8 @@ from unflinch.config import RunConfig, with_model
 from unflinch.data.prompts import Prompt
 from unflinch.data.splits import KINDS, LIMITED_KINDS, PromptSets, Splits
 from unflinch.errors import NotEnoughMemoryError
+from unflinch.models.batches import PADDING_ID
 from unflinch.models.chat import encode
-from unflinch.models.forward import PADDING_ID
 from unflinch.models.load import Description, loading, pick_device, pick_dtype
 from unflinch.models.memory import free_memory, memory_in_use
 from unflinch.models.memory_plan import (

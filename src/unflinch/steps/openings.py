@@ -8,7 +8,8 @@ import torch
 
 from unflinch.data.splits import KINDS
 from unflinch.metrics.refusal_score import RefusalOpenings, mine_openings
-from unflinch.models.forward import Ids, last_logits
+from unflinch.models.batches import Ids
+from unflinch.models.forward import last_logits
 from unflinch.models.generate import generate
 from unflinch.models.load import LoadedModel
 from unflinch.models.workers import by_first

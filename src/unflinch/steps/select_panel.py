@@ -10,8 +10,9 @@ from torch import Tensor
 
 from unflinch.metrics.kl import kl_divergence
 from unflinch.metrics.refusal_score import Decision, RefusalOpenings
-from unflinch.models.forward import logits_from_hidden, scored_hidden
+from unflinch.models.forward import logits_from_hidden, read_lower_layers, scored_hidden
 from unflinch.models.load import LoadedModel
+from unflinch.models.lower_layers import LowerLayers
 from unflinch.models.workers import by_first
 from unflinch.options import FitOptions
 from unflinch.patch.attach import AttachedPatch
@@ -53,20 +54,26 @@ class Dialled:
 class SelectPanel:
     """`select` prompts that the base model refuses, and ordinary ones: how a patched model does on them."""
 
-    def __init__(self, loaded: LoadedModel, baseline: Baseline, openings: RefusalOpenings) -> None:
+    def __init__(
+        self, loaded: LoadedModel, baseline: Baseline, openings: RefusalOpenings, lower: LowerLayers | None = None
+    ) -> None:
         """Compute what the base model does.
 
         Args:
             loaded: the base model.
             baseline: who refuses what.
             openings: tokens that refusals begin with.
+            lower: layers that no patch changes, which are passed once.
         """
-        self.loaded, self.openings = loaded, openings
+        self.loaded, self.openings, self._lower = loaded, openings, lower
         self.prompts = {kind: [a.prompt for a in baseline.select.refused(kind)] for kind in _KINDS}
         self.decisions = {
             kind: decisions(loaded.tokenizer, baseline.select.refused(kind)[:_MOST_SCORED], openings) for kind in _KINDS
         }
         self.ordinary = [a.before_answer(loaded.tokenizer) for a in baseline.select.answered("ordinary")]
+        if lower:
+            scored = [decision.ids for decided in self.decisions.values() for decision in decided]
+            read_lower_layers(loaded.model, lower, [*scored, *self.ordinary])
         self.base = self._states()
         self.base_scores = self._scores()
 
@@ -119,7 +126,7 @@ class SelectPanel:
 
     @torch.inference_mode()
     def _states(self) -> Tensor:
-        return scored_hidden(self.loaded.model, self.ordinary, 1)[:, 0]
+        return scored_hidden(self.loaded.model, self.ordinary, 1, lower=self._lower)[:, 0]
 
     @torch.inference_mode()
     def _scores(self) -> dict[str, Tensor]:
@@ -131,7 +138,8 @@ class SelectPanel:
         if not decided:
             return torch.empty(0)
         model, lengths = self.loaded.model, [decision.scored for decision in decided]
-        hidden = scored_hidden(model, [decision.ids for decision in decided], max(lengths), lengths=lengths)
+        ids = [decision.ids for decision in decided]
+        hidden = scored_hidden(model, ids, max(lengths), lengths=lengths, lower=self._lower)
         found = []
         for rows in torch.arange(len(decided)).split(_SCORED_TOGETHER):
             paths = [decided[row].path for row in rows.tolist()]

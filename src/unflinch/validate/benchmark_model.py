@@ -13,8 +13,9 @@ from lm_eval.api.model import TemplateLM
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from unflinch.errors import ModelError
+from unflinch.models.batches import Ids, shared_prefix_length
 from unflinch.models.continuations import Choices, grouped, likelihoods
-from unflinch.models.forward import Ids, Prefixes, shared_prefix_length
+from unflinch.models.forward import Prefixes
 from unflinch.models.generate import generate
 from unflinch.validate.answer_log import AnswerLog
 
