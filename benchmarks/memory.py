@@ -41,6 +41,7 @@ _BELONGS = {
     "baseline": "baseline",
     "scan": "scan",
     "fit: what a change costs": "fit: what a change costs",
+    "fit: layers below the patch": "fit: closed form",
     "fit: closed form": "fit: closed form",
     "fit: constrained": "fit: closed form",
     "fit: fine-tuning": "fit: fine-tuning",

@@ -17,7 +17,6 @@ import pytest
 from unflinch.errors import ConfigError, ModelError
 from unflinch.models.gguf_file import check_gguf
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
 fuzz: Any = importlib.import_module("fuzz")
 fuzz_watch: Any = importlib.import_module("fuzz_watch")
 READERS: dict[str, Any] = importlib.import_module("fuzz_readers").READERS

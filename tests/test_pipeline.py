@@ -8,7 +8,6 @@ import importlib
 import json
 import os
 import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -35,7 +34,6 @@ from unflinch.steps import results as results_step
 from unflinch.steps import scan as scan_step
 from unflinch.validate.judges import RuleJudge
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
 tool: Any = importlib.import_module("soak")
 soak, UNLIKE = tool.soak, tool.UNLIKE
 

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from headless_browser import CHROMIUM, FLAGS
 from playwright.sync_api import Page, ViewportSize, expect, sync_playwright
 
 PICTURES = Path(__file__).resolve().parents[1] / "docs" / "images"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 SIZE = ViewportSize(width=1180, height=860)
 PATIENCE = 180_000
 """Milliseconds: a model is loaded, and two answers are written."""
@@ -72,12 +70,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=PICTURES, help="where the pictures go")
     parser.add_argument("--dark", action="store_true", help="as people see them who like it dark")
     options = parser.parse_args()
-    browser_file = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if browser_file is None:
+    if CHROMIUM is None:
         sys.exit("no Chromium is installed (Debian: apt-get install chromium)")
     options.out.mkdir(parents=True, exist_ok=True)
     with sync_playwright() as playwright, served(options.run) as address:
-        browser = playwright.chromium.launch(executable_path=browser_file, args=FLAGS)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         page = browser.new_page(viewport=SIZE, color_scheme="dark" if options.dark else "light")
         page.set_default_timeout(PATIENCE)
         expect.set_options(timeout=PATIENCE)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import inspect
-import shutil
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import pytest
+from headless_browser import CHROMIUM, FLAGS
 from playwright.sync_api import Page, expect, sync_playwright
 
 from unflinch.web.actions import Actions
@@ -16,16 +16,6 @@ from unflinch.web.runs import Runs
 from unflinch.web.server import make_server, open_port
 from unflinch.web.speaker import Speaker
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-]
 PATIENCE = 60_000
 """Milliseconds: for a computer whose cores are taken."""
 MARKUP = "<img src=x onerror=\"document.title='run'\"> & <b>bold</b>"
