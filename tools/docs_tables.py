@@ -39,6 +39,17 @@ def memory_table(measured: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def plan_table(measured: list[dict[str, Any]]) -> str:
+    """Return the Markdown table of planned and measured peak memory of a fit, step by step."""
+    lines = ["| model | step | planned | measured | planned / measured |", "|---|---|---|---|---|"]
+    for model in measured:
+        name = f"{model['model'].split('.')[0]}, {model['dtype']}, {model['prompts']} fit prompts"
+        for step, found in {"**whole fit**": model["peak"], **model["steps"]}.items():
+            sizes = " | ".join(f"{found[key] / 2**30:.2f} GiB" for key in ("planned", "measured"))
+            lines.append(f"| {name} | {step} | {sizes} | {found['ratio']:.2f} |")
+    return "\n".join(lines) + "\n"
+
+
 def limits_table(results: dict[str, Any]) -> str:
     """Return the Markdown table of every limit of the verdict beside what the demo measured."""
     lines = ["| what is measured on test prompts | limit | the demo | prompts |", "|---|---|---|---|"]
@@ -86,6 +97,7 @@ TABLES: dict[str, tuple[str, Callable[[Any], str]]] = {
     **update_readme.TABLES,
     "judge": ("judge_xstest.json", judge_table),
     "memory": ("speed.json", memory_table),
+    "plan": ("memory.json", plan_table),
     "limits": ("demo.json", limits_table),
     "forms": ("demo_thorough.json", forms_table),
     "llama.cpp": ("llama_cpp.json", engines_table),
