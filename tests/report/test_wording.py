@@ -30,6 +30,13 @@ def test_a_small_share_keeps_two_digits(share: float, written: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("value", "written"), [(1.0, "1"), (0.1325, "0.13"), (0.00234, "0.0023"), (0.0000061, "6.1 × 10⁻⁶")]
+)
+def test_small_p_values_are_powers_of_ten(value: float, written: str) -> None:
+    assert plain(wording.p_value(value)) == written
+
+
+@pytest.mark.parametrize(
     ("seconds", "written"),
     [(3.14, "3.1 s"), (48.4, "48 s"), (59.7, "1 min 00 s"), (400.0, "6 min 40 s"), (3725.0, "1 h 02 min")],
 )

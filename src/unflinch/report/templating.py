@@ -40,6 +40,7 @@ def environment() -> Environment:
         small_percent=wording.small_percent,
         percent_range=wording.percent_range,
         nats=wording.nats,
+        p_value=wording.p_value,
         duration=wording.duration,
         magnitude=wording.magnitude,
         words=wording.words,

@@ -61,6 +61,11 @@ def nats(value: float) -> str:
     return power_of_ten(value) if 0 < abs(value) < 0.0005 else f"{value:.4f}"
 
 
+def p_value(value: float) -> str:
+    """Return the p of a test with two significant digits, in powers of ten below a thousandth."""
+    return power_of_ten(value) if value < 0.001 else f"{value:.2g}"
+
+
 def duration(seconds: float) -> str:
     """Return a time: `48 s`, `6 min 40 s`, `1 h 02 min`."""
     whole = round(seconds)

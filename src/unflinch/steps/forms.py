@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -48,15 +48,16 @@ def validate_forms(
         progress: called while asking.
     """
     panel = HeldOutPanel(loaded, test, options, progress)
-    reasons = {f"merged, {one.name}": _reason(loaded, one) for one in NUMBER_FORMATS}
-    missing = {name: reason for name, reason in reasons.items() if reason}
+    reasons = {one: not_measured(one, loaded.model, loaded.architecture) for one in NUMBER_FORMATS}
+    formats = [one for one, reason in reasons.items() if not reason]
+    missing = {f"merged, {one.name}": reason for one, reason in reasons.items() if reason}
     if loaded.quantisation:
         missing = {"merged": f"the weights are quantised ({loaded.quantisation})"}
-    return FormReport(tuple(measure(panel, form) for form in forms_of(loaded, patch)), missing)
+    return FormReport(tuple(measure(panel, form) for form in forms_of(loaded, patch, formats)), missing)
 
 
-def forms_of(loaded: LoadedModel, patch: Patch) -> Iterator[Form]:
-    """Yield the adapter along its dial, the merged model, and that in every number format that can be made here.
+def forms_of(loaded: LoadedModel, patch: Patch, formats: Sequence[NumberFormat]) -> Iterator[Form]:
+    """Yield the adapter along its dial, the merged model, and that in number formats.
 
     Quantised weights take no patch and are in a number format already.
     """
@@ -65,17 +66,12 @@ def forms_of(loaded: LoadedModel, patch: Patch) -> Iterator[Form]:
     if loaded.quantisation:
         return
     yield Form(f"merged, {loaded.dtype_name}", partial(merged, loaded.model, patch, 1.0))
-    for fmt in NUMBER_FORMATS:
-        if not _reason(loaded, fmt):
-            yield Form(
-                f"merged, {fmt.name}",
-                partial(_merged_and_rounded, loaded, patch, fmt),
-                partial(rounded_weights, loaded.model, loaded.architecture, fmt),
-            )
-
-
-def _reason(loaded: LoadedModel, fmt: NumberFormat) -> str | None:
-    return not_measured(fmt, loaded.model, loaded.architecture)
+    for fmt in formats:
+        yield Form(
+            f"merged, {fmt.name}",
+            partial(_merged_and_rounded, loaded, patch, fmt),
+            partial(rounded_weights, loaded.model, loaded.architecture, fmt),
+        )
 
 
 def measure(panel: HeldOutPanel, form: Form) -> FormResult:
