@@ -1,9 +1,10 @@
-"""Planned against measured peak memory, step by step, of a fit with few prompts: is the memory plan right?
+"""Planned against measured peak memory, and seconds, step by step, of a fit: is the memory plan right?
 
-Run `python benchmarks/memory.py --models demo FILE.gguf`. Every model is a process of its own. Each step runs as in
-a run, but on a given number of prompts, and what the model answered is overwritten so that it counts as refusing just
-the prompts that it should: memory does not depend on it, and so any model can be measured. Measured is the largest
-resident memory of the process while a step runs, looked at every few milliseconds; on CUDA, what torch had allocated.
+Run `python benchmarks/memory.py --models demo FILE.gguf random:2b`. Every model is a process of its own. Each step runs
+as in a run, but on a given number of prompts, and what the model answered is overwritten so that it counts as refusing
+just the prompts that it should: memory and time hardly depend on it, and so any model can be measured, also one of
+random weights. Measured is the largest resident memory of the process while a step runs, looked at every few
+milliseconds; on CUDA, what torch had allocated. The validation is left out: what it does, the baseline does as well.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections import defaultdict
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -21,6 +23,7 @@ from typing import Any
 
 import psutil
 import torch
+from random_models import SHAPES, write_random_model
 
 from unflinch.activations.scratch_space import workspace
 from unflinch.config import RunConfig, make_config
@@ -58,6 +61,8 @@ class Peaks:
     def __init__(self, device: torch.device) -> None:
         """Begin to look."""
         self.by_step: defaultdict[str, int] = defaultdict(int)
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self._entered = time.perf_counter()
         self._cuda = device.type == "cuda"
         self._process = psutil.Process()
         self._step = ""
@@ -67,17 +72,24 @@ class Peaks:
 
     def enter(self, step: str) -> None:
         """Count from here on for `step`."""
-        self._look()
+        self._leave()
         if self._cuda:
             torch.cuda.reset_peak_memory_stats()
         self._step = step
 
-    def end(self) -> dict[str, int]:
-        """Stop looking and return the bytes."""
-        self._look()
+    def end(self) -> None:
+        """Stop looking."""
+        self._leave()
         self._ended.set()
         self._thread.join()
-        return dict(self.by_step)
+
+    def _leave(self) -> None:
+        if self._cuda:
+            torch.cuda.synchronize()
+        self._look()
+        now = time.perf_counter()
+        self.seconds[self._step] += now - self._entered
+        self._entered = now
 
     def on_progress(self, what: str, _done: int, _total: int) -> None:
         """Take the planned step that what is being done belongs to."""
@@ -96,7 +108,9 @@ class Peaks:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=["demo"], help="Hub ids, folders, .gguf files or demo")
+    parser.add_argument(
+        "--models", nargs="+", default=["demo"], help=f"Hub ids, folders, .gguf files, demo, or {', '.join(SHAPES)}"
+    )
     parser.add_argument("--prompts", type=int, default=32, help="fit targets, and as many keeps and ordinary prompts")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--device", default="auto")
@@ -104,7 +118,11 @@ def main() -> None:
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.measure:
-        print(json.dumps(measured(few_prompts(given.models[0], given.prompts, given.dtype, given.device))))
+        with tempfile.TemporaryDirectory() as folder:
+            model = given.models[0]
+            if model in SHAPES:
+                model = str(write_random_model(model, Path(folder)))
+            print(json.dumps(measured(few_prompts(model, given.prompts, given.dtype, given.device))))
         return
     rows = []
     for model in given.models:
@@ -112,7 +130,8 @@ def main() -> None:
         command = [sys.executable, __file__, "--measure", "--models", model, *options]
         found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
         rows.append({"model": Path(model).name, **json.loads(found.splitlines()[-1])})
-        print(f"{rows[-1]['model']}: planned over measured peak {rows[-1]['peak']['ratio']:.2f}")
+        steps = ", ".join(f"{step} {figures['seconds']:.1f} s" for step, figures in rows[-1]["steps"].items())
+        print(f"{rows[-1]['model']}: planned over measured peak {rows[-1]['peak']['ratio']:.2f}; {steps}")
         given.out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
@@ -147,8 +166,13 @@ def measured(config: RunConfig) -> dict[str, Any]:
     scan = _with_planned_layers(scan_model(loaded, baseline, config.scan, peaks.on_progress))
     with tempfile.TemporaryDirectory() as scratch, workspace(Path(scratch), **asdict(plan.allowed)) as space:
         fit_patch(loaded, baseline, scan, config.fit, peaks.on_progress, lambda _, make: make(), space)
-    found = peaks.end()
-    steps = {step: _compared(planned, found[step]) for step, planned in plan.steps.items() if step in found}
+    peaks.end()
+    found = peaks.by_step
+    steps = {
+        step: {**_compared(planned, found[step]), "seconds": round(peaks.seconds[step], 3)}
+        for step, planned in plan.steps.items()
+        if step in found
+    }
     whole = _compared(max(plan.steps[step] for step in steps), max(found[step] for step in steps))
     return {"device": plan.device, "dtype": loaded.dtype_name, "prompts": fit_size(fit), "peak": whole, "steps": steps}
 

@@ -20,39 +20,28 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from random_models import SHAPES, write_random_model
 
 from unflinch.activations.gradients import fisher_metrics, refusal_gradients
 from unflinch.data.prompts import bundled
 from unflinch.metrics.refusal_score import Decision, RefusalOpenings
 from unflinch.models.chat import encode_all
-from unflinch.models.demo_model import DEMO, wheel_model_folder
 from unflinch.models.forward import last_logits
 from unflinch.models.generate import generate
 from unflinch.models.load import LoadedModel, load_model
 from unflinch.models.writers import choose_writers
 
 OUT = Path(__file__).parent / "results" / "speed.json"
-RANDOM = "random:2b"
-_SHAPE = {"hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 28, "num_attention_heads": 16}
 _WRITTEN = 12
 _SCORED = 4
 
 
 def load(model: str) -> LoadedModel:
-    """Return a model by name, or one of two thousand million random weights with the demo model's tokenizer."""
-    if model != RANDOM:
+    """Return a model by name, or one of random weights."""
+    if model not in SHAPES:
         return load_model(model)
-    source = wheel_model_folder(DEMO)
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        for file in source.iterdir():
-            if file.suffix in {".json", ".jinja"} and file.name not in {"config.json", "generation_config.json"}:
-                (folder / file.name).write_bytes(file.read_bytes())
-        config = Qwen2Config.from_pretrained(source, **_SHAPE, num_key_value_heads=4, layer_types=None)
-        torch.manual_seed(0)
-        Qwen2ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
-        return load_model(str(folder))
+        return load_model(str(write_random_model(model, Path(scratch))))
 
 
 def parts(loaded: LoadedModel, prompts: int) -> dict[str, tuple[int, Callable[[], object]]]:
@@ -135,7 +124,7 @@ def growth(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
 def main() -> None:
     """Measure all models, print, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--models", nargs="+", default=["demo"], help=f"as for unflinch run, or {RANDOM}")
+    parser.add_argument("--models", nargs="+", default=["demo"], help=f"as for unflinch run, or {', '.join(SHAPES)}")
     parser.add_argument("--prompts", type=int, nargs="+", default=[64, 128, 256, 512])
     parser.add_argument("--one", nargs=2, metavar=("MODEL", "PROMPTS"), help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=OUT)

@@ -17,6 +17,9 @@ from tiny_benchmarks import write_items
 from tiny_models import own_logits, save_model, tiny_model
 from tiny_patches import random_patch
 
+from unflinch.data.prompts import bundled
+from unflinch.models.chat import encode_all
+from unflinch.models.load import load_model
 from unflinch.options import BenchOptions
 from unflinch.patch.attach import attached
 from unflinch.patch.save import save_patch
@@ -143,8 +146,18 @@ def test_planned_and_measured_memory_are_set_side_by_side_for_every_step_of_a_fi
     assert (row["model"], row["device"], row["prompts"]) == ("model", "cpu", 4 + 4 + 4 + 3)
     for figures in (*row["steps"].values(), row["peak"]):
         assert figures["ratio"] == pytest.approx(figures["planned"] / figures["measured"], abs=1e-3)
+    assert all(step["seconds"] > 0 for step in row["steps"].values())
     assert row["peak"]["measured"] == max(step["measured"] for step in row["steps"].values())
     assert row["peak"]["planned"] == max(step["planned"] for step in row["steps"].values())
+
+
+def test_a_random_model_loads_like_a_real_one_and_reads_prompts_of_real_lengths(module: Any, tmp_path: Path) -> None:
+    random_models = module("random_models")
+    loaded = load_model(str(random_models.write_random_model("random:tiny", tmp_path)), device="cpu")
+    _, sizes = random_models.SHAPES["random:tiny"]
+    assert (loaded.depth, loaded.model.config.hidden_size) == (sizes["num_hidden_layers"], sizes["hidden_size"])
+    lengths = sorted(map(len, encode_all(loaded.tokenizer, bundled("targets")[:200])))
+    assert 20 < lengths[100] < 60, "system prompt, turn markers and one sentence"
 
 
 def test_the_confusion_of_a_judge_counts_each_pair_once(module: Any) -> None:
