@@ -26,7 +26,7 @@ from unflinch.models.workers import own_share, summed
 
 Prefixes = dict[tuple[int, ...], DynamicCache]
 """Shared prefixes that have been read, each with its keys and values: most batches share the same one."""
-Around = Callable[[PaddedBatch], AbstractContextManager[None]]
+Around = Callable[[PaddedBatch], AbstractContextManager[Any]]
 """What surrounds the decoder's call on a batch, such as `LowerLayers.skipped`."""
 
 _ROWS_OF_LOGITS = 64
@@ -64,7 +64,7 @@ def run_decoder(
     batch: PaddedBatch,
     prefixes: Prefixes,
     use_cache: bool = False,
-    around: Around = lambda _: nullcontext(),
+    around: Around = nullcontext,
 ) -> tuple[Tensor, DynamicCache | None]:
     """Return the last hidden states of the batch's own tokens, and the cache if one was needed.
 
@@ -193,7 +193,7 @@ def scored_hidden(
 
 def skipping(lower: LowerLayers | None) -> Around:
     """Return what lets the decoder leave out layers of which it is known what they give."""
-    return lower.skipped if lower else lambda _: nullcontext()
+    return lower.skipped if lower else nullcontext
 
 
 @torch.no_grad()
@@ -214,9 +214,10 @@ def read_lower_layers(
         sequences: token ids.
         advance: called with the number of finished sequences after each batch.
     """
-    if not lower.none and (workers() > 1 or not _goes_on(model, lower, sequences)):
+    if lower.none or not sequences:
+        return
+    if workers() > 1 or not _goes_on(model, lower, sequences):
         lower.forget()
-    if lower.none:
         return
     prefixes: Prefixes = {}
     share = can_share_prefix(model)
