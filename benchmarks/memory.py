@@ -23,7 +23,7 @@ from typing import Any
 
 import psutil
 import torch
-from random_models import SHAPES, write_random_model
+from random_models import SHAPES, name_or_folder
 
 from unflinch.activations.scratch_space import workspace
 from unflinch.config import RunConfig, make_config
@@ -118,10 +118,7 @@ def main() -> None:
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.measure:
-        with tempfile.TemporaryDirectory() as folder:
-            model = given.models[0]
-            if model in SHAPES:
-                model = str(write_random_model(model, Path(folder)))
+        with name_or_folder(given.models[0]) as model:
             print(json.dumps(measured(few_prompts(model, given.prompts, given.dtype, given.device))))
         return
     rows = []

@@ -6,7 +6,10 @@ which gives them about the lengths that they have in real vocabularies.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -88,6 +91,16 @@ def write_random_model(name: str, folder: Path) -> Path:
     AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@contextmanager
+def name_or_folder(model: str) -> Iterator[str]:
+    """Give what loads a model: its own name, or for one of `SHAPES` a folder that lasts as long as the block."""
+    if model not in SHAPES:
+        yield model
+        return
+    with TemporaryDirectory() as folder:
+        yield str(write_random_model(model, Path(folder)))
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:

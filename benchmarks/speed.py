@@ -12,7 +12,6 @@ import json
 import resource
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from random_models import SHAPES, write_random_model
+from random_models import SHAPES, name_or_folder
 
 from unflinch.activations.gradients import fisher_metrics, refusal_gradients
 from unflinch.data.prompts import bundled
@@ -38,10 +37,8 @@ _SCORED = 4
 
 def load(model: str) -> LoadedModel:
     """Return a model by name, or one of random weights."""
-    if model not in SHAPES:
-        return load_model(model)
-    with tempfile.TemporaryDirectory() as scratch:
-        return load_model(str(write_random_model(model, Path(scratch))))
+    with name_or_folder(model) as source:
+        return load_model(source)
 
 
 def parts(loaded: LoadedModel, prompts: int) -> dict[str, tuple[int, Callable[[], object]]]:

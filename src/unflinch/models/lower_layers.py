@@ -39,7 +39,7 @@ class LowerLayers:
 
     @property
     def none(self) -> bool:
-        """Whether the first layer is patched already."""
+        """Whether nothing can be left out: the first layer is patched, or the model cannot go on from the middle."""
         return not self._below
 
     def forget(self) -> None:

@@ -158,7 +158,7 @@ def rounded_weights(model: PreTrainedModel, architecture: Architecture, fmt: Num
     originals: list[tuple[Tensor, Tensor]] = []
     try:
         for name, weight, role in _weights(model, prefix, fmt.whole_model):
-            layer = int(name.removeprefix(prefix).split(".")[0]) if name.startswith(prefix) else 0
+            layer = architecture.layer_of(name) if name.startswith(prefix) else 0
             originals.append((weight, weight.detach().clone()))
             weight.copy_(fmt.rounding(role, layer, depth)(weight.detach().float().cpu()))
         yield
