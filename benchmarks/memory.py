@@ -51,6 +51,8 @@ _BELONGS = {
     "fit: strength": "fit: strength",
 }
 """From how a step's progress begins to its name in the plan."""
+_HELD = ("dtype", "device", "spread", "max_memory")
+"""Options of how a model is held."""
 _GUARD = 8
 """Guard prompts of a split: no figure here says anything about what is refused."""
 
@@ -114,16 +116,20 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=32, help="fit targets, and as many keeps and ordinary prompts")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--spread", choices=("devices",), help="fetch the layers that do not fit")
+    parser.add_argument("--max-memory", type=float, help="GiB that may be used; what is free if not given")
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.measure:
         with name_or_folder(given.models[0]) as model:
-            print(json.dumps(measured(few_prompts(model, given.prompts, given.dtype, given.device))))
+            held = {name: getattr(given, name) for name in _HELD if getattr(given, name) is not None}
+            print(json.dumps(measured(few_prompts(model, given.prompts, held))))
         return
     rows = []
     for model in given.models:
-        options = [f"--{name}={getattr(given, name)}" for name in ("prompts", "dtype", "device")]
+        named = {name: getattr(given, name) for name in ("prompts", *_HELD)}
+        options = [f"--{name.replace('_', '-')}={value}" for name, value in named.items() if value is not None]
         command = [sys.executable, __file__, "--measure", "--models", model, *options]
         found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
         rows.append({"model": Path(model).name, **json.loads(found.splitlines()[-1])})
@@ -132,7 +138,7 @@ def main() -> None:
         given.out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
-def few_prompts(model: str, prompts: int, dtype: str, device: str) -> RunConfig:
+def few_prompts(model: str, prompts: int, held: dict[str, Any]) -> RunConfig:
     """Return a run on few prompts: two rounds and two steps of fine-tuning."""
     some = max(4, prompts // 4)
     limits = {
@@ -142,7 +148,7 @@ def few_prompts(model: str, prompts: int, dtype: str, device: str) -> RunConfig:
     }
     return make_config(
         {
-            "model": {"model": model, "dtype": dtype, "device": device},
+            "model": {"model": model, **held},
             "prompts": limits,
             "fit": {"fine_tune_steps": 2},
         }
@@ -156,7 +162,7 @@ def measured(config: RunConfig) -> dict[str, Any]:
     plan = plan_run(config, Splits(fit, select, test), describe_from(config.model))
     peaks = Peaks(pick_device(config.model.device))
     peaks.enter("loading")
-    loaded = load_from(config.model)
+    loaded = load_from(config.model, beside=plan.beside_weights)
     peaks.enter("baseline")
     asked = {name: _asked(loaded, sets, config, peaks) for name, sets in (("fit", fit), ("select", select))}
     baseline = Baseline(asked["fit"], asked["select"], 0.0)
@@ -171,7 +177,9 @@ def measured(config: RunConfig) -> dict[str, Any]:
         if step in found
     }
     whole = _compared(max(plan.steps[step] for step in steps), max(found[step] for step in steps))
-    return {"device": plan.device, "dtype": loaded.dtype_name, "prompts": fit_size(fit), "peak": whole, "steps": steps}
+    held = {"device": plan.device, "dtype": loaded.dtype_name}
+    held |= {"fetched": plan.fetched} if plan.fetched else {}
+    return {**held, "prompts": fit_size(fit), "peak": whole, "steps": steps}
 
 
 def fit_size(fit: PromptSets) -> int:

@@ -134,7 +134,7 @@ def test_planned_and_measured_memory_are_set_side_by_side_for_every_step_of_a_fi
     memory, out = module("memory"), tmp_path / "out.json"
     folder = save_model(tiny_model("qwen2", max_position_embeddings=2048), tmp_path / "model")
     monkeypatch.setattr(memory, "_GUARD", 3)
-    config = memory.few_prompts(str(folder), 4, "float32", "cpu")
+    config = memory.few_prompts(str(folder), 4, {"dtype": "float32", "device": "cpu"})
     quick = replace(config.fit, rounds=1, fine_tune_steps=1, judged_tokens=8, batch_size=4)
     found = memory.measured(replace(config, fit=quick))
     monkeypatch.setattr(memory.subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=json.dumps(found)))

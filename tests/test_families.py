@@ -9,22 +9,25 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
-from tiny_models import WIDTH, own_logits, random_ids, tiny_model, tiny_tokenizer
+from tiny_models import WIDTH, own_logits, random_ids, save_model, tiny_model, tiny_tokenizer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from unflinch.activations.gradients import refusal_gradients
 from unflinch.activations.scratch_space import in_memory
 from unflinch.artifacts import RefusalSubspace
 from unflinch.errors import ArchitectureError
 from unflinch.metrics.refusal_score import Decision, RefusalOpenings
+from unflinch.models import placement
 from unflinch.models.architecture import architecture_of
 from unflinch.models.families import ARCHITECTURES
 from unflinch.models.forward import logits_from_hidden, read_lower_layers, scored_hidden
 from unflinch.models.generate import generate
 from unflinch.models.hooks import ablated_direction, check_writers, recorded_layer_outputs
 from unflinch.models.layers import blocks_of, decoder_layers
-from unflinch.models.load import LoadedModel
+from unflinch.models.load import LoadedModel, load_model
 from unflinch.models.lower_layers import LowerLayers
+from unflinch.models.placement import Spreading
 from unflinch.models.writers import choose_writers
 from unflinch.options import FitOptions
 from unflinch.patch.attach import attached
@@ -94,6 +97,24 @@ def test_logits_padded_and_behind_a_shared_start_equal_the_models_own(family: st
     scale = max(float(own.abs().max()) for own in expected)
     for ours, own in zip(logits, expected, strict=True):
         torch.testing.assert_close(ours, own[-2:], rtol=1e-4, atol=2e-5 * scale)
+
+
+def test_layers_may_be_fetched_while_they_run(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, prompts = model_of(family), [*DIFFERENT, *ALIKE]
+    monkeypatch.setattr(placement, "place_layers", lambda layers, _others, _room: ["disk"] * len(layers))
+    save_model(model, tmp_path)
+    fetching = load_model(str(tmp_path), dtype="float32", device="cpu", spread=Spreading("devices"))
+    row = architecture_of(model)
+    assert all(p.is_meta for layer in decoder_layers(fetching.model, row) for p in layer.parameters())
+    modules = choose_writers(model, row, range(len(decoder_layers(model, row))), "all").modules
+    states, gradients = [], []
+    for own in (model, fetching.model):
+        with torch.no_grad():
+            states.append(scored_hidden(own, prompts, 2))
+        decisions = [Decision(ids) for ids in prompts]
+        gradients.append(refusal_gradients(own, row, modules, decisions, lambda logits, _: logits[:, -1].sum(-1)))
+    assert torch.equal(*states)
+    assert all(torch.equal(gradients[0].outputs[name], gradients[1].outputs[name]) for name in modules)
 
 
 def test_layers_below_a_patch_are_passed_once_where_the_rest_can_go_on_from_them(family: str) -> None:

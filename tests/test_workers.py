@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 import signal
@@ -13,59 +12,34 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
-from documents import ROOT, script
 from planted_model import config_for, write_config
+from run_results import comparable, differences
 from safetensors.torch import load_file
 
 from unflinch import pipeline
-
-UNLIKE = script(ROOT / "tools" / "soak.py").UNLIKE
 
 pytestmark = pytest.mark.xdist_group("planted")
 """In the process that has trained the planted model."""
 
 LONGEST = 400
 """Seconds that a run may take on a computer that is busy."""
-ROUNDING = {"rel_tol": 1e-2, "abs_tol": 1e-4}
-"""Adam carries rounding of small gradients into the factors; figures of a run with two workers differed by 0.15 %."""
 
 
 def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", **more}
 
 
-def numbers(value: Any, place: str = "") -> dict[str, Any]:
-    """Return every leaf of nested results by its place."""
-    if isinstance(value, dict):
-        return {k: v for key, inner in value.items() for k, v in numbers(inner, f"{place}.{key}").items()}
-    if isinstance(value, list):
-        return {k: v for key, inner in enumerate(value) for k, v in numbers(inner, f"{place}.{key}").items()}
-    return {place: value}
-
-
-def comparable(folder: Path) -> dict[str, Any]:
-    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    return numbers({key: value for key, value in results.items() if key not in UNLIKE})
-
-
-def differences(one: dict[str, Any], two: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Return what is not the same in both, by its place; numbers that are not whole may differ by rounding."""
-    pairs = {place: (one.get(place), two.get(place)) for place in one.keys() | two.keys()}
-    return {place: pair for place, pair in pairs.items() if not same(*pair)}
-
-
-def same(one: Any, two: Any) -> bool:
-    return math.isclose(one, two, **ROUNDING) if isinstance(one, float) and isinstance(two, float) else one == two
-
-
 @pytest.mark.slow
-def test_two_workers_end_with_the_figures_and_factors_of_one(planted: Path, finished: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("spread", [(), ("--spread", "workers")])
+def test_two_workers_end_with_the_figures_and_factors_of_one(
+    spread: tuple[str, ...], planted: Path, finished: Path, tmp_path: Path
+) -> None:
     settings = write_config(planted, tmp_path / "run.toml")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", free_port()]
-    command = ["-m", "unflinch", "run", "--config", str(settings), "--name", "two", "--runs", str(tmp_path), "--json"]
+    options = ["--config", str(settings), "--name", "two", "--runs", str(tmp_path), "--json", *spread]
+    command = ["-m", "unflinch", "run", *options]
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     done = subprocess.run(
@@ -80,7 +54,8 @@ def test_two_workers_end_with_the_figures_and_factors_of_one(planted: Path, fini
     assert json.loads(done.stdout)["name"] == "two"  # one of them prints, once
     assert done.stderr.count("run folder") == 1
     assert not list(scratch.rglob("*.safetensors"))
-    assert differences(comparable(finished), comparable(tmp_path / "two")) == {}
+    changed = {".settings.model.spread": (None, spread[1])} if spread else {}
+    assert differences(comparable(finished), comparable(tmp_path / "two")) == changed
     for name, expected in load_file(finished / "patch" / "adapter_model.safetensors").items():
         found = load_file(tmp_path / "two" / "patch" / "adapter_model.safetensors")[name]
         assert float((found - expected).norm()) < 0.01 * float(expected.norm())

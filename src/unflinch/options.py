@@ -45,6 +45,9 @@ class ModelOptions:
     place of those that the family's row names."""
     load_in: Literal["8bit", "4bit"] | None = None
     """Hold the linear layers' weights in 8 bits (LLM.int8) or 4 (NF4) while working; as they are if not given."""
+    spread: Literal["devices", "workers"] | None = None
+    """Over what weights are spread that one device does not hold: all GPUs, then the CPU's memory, then the disk; or
+    the workers of a run, each of which holds its share of every layer."""
     max_memory: float | None = None
     """GiB that may be used where the model is, this program included; what is free there if not given."""
     thinking: Literal["auto", "on", "off", "both"] = "auto"

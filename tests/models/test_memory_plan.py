@@ -11,16 +11,8 @@ from hypothesis import strategies as st
 from tiny_models import DEPTH, tiny_config, tiny_model
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from unflinch.models.memory_plan import (
-    GIB,
-    Holding,
-    ModelShape,
-    Workload,
-    _Parts,
-    plan_memory,
-    prompt_lengths,
-    read_shape,
-)
+from unflinch.models.memory_parts import Holding, MemoryParts, ModelShape, Workload
+from unflinch.models.memory_plan import GIB, plan_memory, prompt_lengths, read_shape
 from unflinch.options import ModelOptions
 
 SHAPE = ModelShape(
@@ -33,6 +25,7 @@ SHAPE = ModelShape(
     attention=896,
     keys=128,
     edited=((4864, 896),),
+    tied=True,
 )
 WORK = Workload(
     lengths=prompt_lengths([range(30), range(50), range(120)]),
@@ -90,7 +83,7 @@ def test_the_graph_is_what_autograd_keeps(
     measured = sum(value.untyped_storage().nbytes() for value in kept.values())
     # the plan counts the layers from the first edited one on, a third up
     shape = replace(SHAPE, depth=9, width=width, feed_forward=feed_forward, attention=width)
-    planned = _Parts(shape, WORK, Holding(dtype.itemsize, dtype.itemsize, 0), 1 / 3).graph(rows * tokens)
+    planned = MemoryParts(shape, WORK, Holding(dtype.itemsize, dtype.itemsize, 0), 1 / 3).graph(rows * tokens)
     assert planned == pytest.approx(measured, rel=0.15)
 
 

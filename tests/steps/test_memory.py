@@ -78,3 +78,16 @@ def test_thoughts_and_both_modes_are_in_the_plan(tmp_path: Path, splits: Splits)
     assert off.steps["baseline"] < on.steps["baseline"]
     assert off.allowed.gradients == on.allowed.gradients
     assert both.allowed.gradients == 2 * off.allowed.gradients
+
+
+def test_a_model_that_does_not_fit_is_spread_where_that_is_asked_for_and_named(folder: Path, splits: Splits) -> None:
+    config = config_for(folder)
+    whole = planned(config, splits)
+    layers = 3 * 4 * (3 * 4096 * 8192 + 2 * 4096 * 4096)  # and more
+    allowed = (whole.needs - layers // 4) / GIB
+    with pytest.raises(NotEnoughMemoryError, match=r"would fit: .*spread devices \("):
+        planned(with_model(config, max_memory=allowed), splits)
+    plan = planned(with_model(config, max_memory=allowed, spread="devices"), splits)
+    assert plan.fits
+    assert re.fullmatch(r"[1-3] of 3 layers", plan.headline()["fetched"])
+    assert "fetched" not in planned(with_model(config, spread="devices"), splits).headline()

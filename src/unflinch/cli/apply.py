@@ -21,6 +21,7 @@ def apply(
     trust_remote_code: arg.TrustRemoteCode = None,
     layers: arg.Layers = None,
     writer: arg.Writer = None,
+    spread: arg.Spread = None,
 ) -> None:
     """Write a copy of MODEL with PATCH merged into its weights.
 
@@ -30,6 +31,5 @@ def apply(
     from unflinch.cli.exporting import export_patch
     from unflinch.patch.merge import merge_into_copy
 
-    export_patch(
-        merge_into_copy, model, patch, out, strength, dtype, device, revision, trust_remote_code, layers, writer
-    )
+    loaded_as = (dtype, device, revision, trust_remote_code, layers, writer, spread)
+    export_patch(merge_into_copy, model, patch, out, strength, *loaded_as)

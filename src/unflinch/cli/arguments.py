@@ -97,6 +97,14 @@ LoadIn = Annotated[
         "made for.",
     ),
 ]
+Spread = Annotated[
+    Literal["devices", "workers"] | None,
+    typer.Option(
+        metavar="OVER",
+        help="devices or workers: spread weights that one device does not hold over all GPUs, the CPU's memory and "
+        "the disk, or over the workers that torchrun has started.",
+    ),
+]
 MaxMemory = Annotated[
     float | None,
     typer.Option(metavar="GIB", help="Most memory to use where the model is. [default: what is free there]"),

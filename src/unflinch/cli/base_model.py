@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from unflinch.cli import console
 from unflinch.errors import ConfigError
 from unflinch.launch import workers
 from unflinch.models.load import LoadedModel, load_model
+from unflinch.models.placement import Spreading
 
 
 def load_base(
@@ -17,6 +20,7 @@ def load_base(
     layers: str | None,
     writers: list[str] | None,
     load_in: str | None = None,
+    spread: Literal["devices", "workers"] | None = None,
 ) -> LoadedModel:
     """Return the model, loaded as the options say, and show meanwhile that it is being loaded.
 
@@ -37,4 +41,5 @@ def load_base(
             layers=layers,
             writers=tuple(writers or ()),
             load_in=load_in,
+            spread=Spreading(spread) if spread else None,
         )

@@ -56,6 +56,7 @@ def bench(
     layers: arg.Layers = None,
     writer: arg.Writer = None,
     load_in: arg.LoadIn = None,
+    spread: arg.Spread = None,
     json: arg.Json = False,
 ) -> None:
     """Compare MODEL with and without PATCH on three benchmarks.
@@ -81,7 +82,7 @@ def bench(
 
     place = patch_folder(patch)
     factors = load_patch(place)
-    loaded = load_base(model, dtype, device, revision, trust_remote_code, layers, writer, load_in)
+    loaded = load_base(model, dtype, device, revision, trust_remote_code, layers, writer, load_in, spread)
     check_base(factors, loaded.base_hash, model)
     comparison = Comparison(loaded, factors, options, strength)
     folder = (out or place.parent / "bench") / comparison.name

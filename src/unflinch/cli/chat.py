@@ -17,6 +17,7 @@ def chat(
     layers: arg.Layers = None,
     writer: arg.Writer = None,
     load_in: arg.LoadIn = None,
+    spread: arg.Spread = None,
 ) -> None:
     """Talk to MODEL with and without PATCH.
 
@@ -30,7 +31,7 @@ def chat(
     from unflinch.patch.save import check_base, load_patch
 
     factors = load_patch(patch_folder(patch))
-    loaded = load_base(model, dtype, device, revision, trust_remote_code, layers, writer, load_in)
+    loaded = load_base(model, dtype, device, revision, trust_remote_code, layers, writer, load_in, spread)
     check_base(factors, loaded.base_hash, model)
     with attached(loaded.model, factors, strength) as live:
         talk(Conversation(loaded, live, max_tokens))

@@ -23,6 +23,7 @@ def demo(
     dtype: arg.DType = None,
     device: arg.Device = None,
     load_in: arg.LoadIn = None,
+    spread: arg.Spread = None,
     max_memory: arg.MaxMemory = None,
     json: arg.Json = False,
 ) -> None:

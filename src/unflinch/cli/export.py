@@ -21,6 +21,7 @@ def export(
     trust_remote_code: arg.TrustRemoteCode = None,
     layers: arg.Layers = None,
     writer: arg.Writer = None,
+    spread: arg.Spread = None,
 ) -> None:
     """Write PATCH as a GGUF adapter, for llama.cpp and Ollama.
 
@@ -30,5 +31,5 @@ def export(
     from unflinch.cli.exporting import export_patch
     from unflinch.patch.gguf_adapter import write_gguf_adapter
 
-    loaded_as = (dtype, device, revision, trust_remote_code, layers, writer)
+    loaded_as = (dtype, device, revision, trust_remote_code, layers, writer, spread)
     export_patch(write_gguf_adapter, model, patch, out, strength, *loaded_as)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from unflinch.cli import console
 from unflinch.cli.base_model import load_base
@@ -25,6 +26,7 @@ def export_patch(
     trust_remote_code: bool | None,
     layers: str | None,
     writers: list[str] | None,
+    spread: Literal["devices", "workers"] | None,
 ) -> None:
     """Write an export of a patch and show its folder; what is wrong with the arguments is found before the model loads.
 
@@ -40,11 +42,12 @@ def export_patch(
         trust_remote_code: run code that comes with the model.
         layers: path of the decoder layers of an unknown family.
         writers: modules that are changed there.
+        spread: over what its weights are spread.
     """
     check_new_folder(out, model)
     factors = load_patch(patch_folder(patch))
     if strength > 1:
         console.warning(f"strength {strength:g} goes beyond the patch that was validated: right refusals may be lost")
-    loaded = load_base(model, dtype, device, revision, trust_remote_code, layers, writers)
+    loaded = load_base(model, dtype, device, revision, trust_remote_code, layers, writers, spread=spread)
     with console.waiting(f"writing {out}"):
         console.show_line(str(write(loaded, factors, out, export_card, strength)))

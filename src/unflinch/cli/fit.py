@@ -30,6 +30,7 @@ def fit(
     layers: arg.Layers = None,
     writer: arg.Writer = None,
     load_in: arg.LoadIn = None,
+    spread: arg.Spread = None,
     max_memory: arg.MaxMemory = None,
     json: arg.Json = False,
 ) -> None:

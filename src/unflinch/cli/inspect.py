@@ -21,6 +21,7 @@ def inspect(
     layers: arg.Layers = None,
     writer: arg.Writer = None,
     load_in: arg.LoadIn = None,
+    spread: arg.Spread = None,
 ) -> None:
     """Tell what an adapter or model folder is, without loading it.
 
@@ -39,7 +40,7 @@ def inspect(
     facts = inspect_folder(where)
     fits, wrong = None, bool(facts.dangers or facts.changed)
     if base is not None:
-        loaded = load_base(base, dtype, device, revision, trust_remote_code, layers, writer, load_in)
+        loaded = load_base(base, dtype, device, revision, trust_remote_code, layers, writer, load_in, spread)
         try:
             fits = check_made_for(where, facts, loaded)
         except PatchError as error:

@@ -29,6 +29,7 @@ _PLACES: dict[str, tuple[str, ...]] = {
     "layers": ("model.layers",),
     "writer": ("model.writers",),
     "load_in": ("model.load_in",),
+    "spread": ("model.spread",),
     "max_memory": ("model.max_memory",),
     "thinking": ("model.thinking",),
     "system_prompt": ("model.system_prompt",),

@@ -32,6 +32,7 @@ def mine(
     layers: arg.Layers = None,
     writer: arg.Writer = None,
     load_in: arg.LoadIn = None,
+    spread: arg.Spread = None,
     json: arg.Json = False,
 ) -> None:
     """Find the harmless prompts that MODEL refuses.

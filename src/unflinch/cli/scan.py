@@ -31,6 +31,7 @@ def scan(
     layers: arg.Layers = None,
     writer: arg.Writer = None,
     load_in: arg.LoadIn = None,
+    spread: arg.Spread = None,
     max_memory: arg.MaxMemory = None,
     fit: Annotated[bool, typer.Option("--fit", help="Go on and make the patch, as `run` does.")] = False,
     json: arg.Json = False,

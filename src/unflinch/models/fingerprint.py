@@ -7,6 +7,8 @@ import hashlib
 import torch
 from transformers import PreTrainedModel
 
+from unflinch.models.fetched_weights import weight_of
+
 
 @torch.no_grad()
 def weight_hash(model: PreTrainedModel) -> str:
@@ -22,7 +24,8 @@ def weight_hash(model: PreTrainedModel) -> str:
     stored = dict(model.named_parameters(remove_duplicate=False))
     if getattr(model, "is_quantized", False):
         stored |= model.state_dict()
-    for name, tensor in sorted(stored.items()):
+    for name, held in sorted(stored.items()):
+        tensor = weight_of(model, name) if held.is_meta else held
         digest.update(f"{name}:{tuple(tensor.shape)}".encode())
         kept = tensor.detach().to("cpu", torch.bfloat16 if tensor.is_floating_point() else tensor.dtype)
         digest.update(kept.reshape(-1).view(torch.uint8).numpy().data)

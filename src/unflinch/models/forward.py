@@ -20,6 +20,7 @@ from unflinch.errors import ArchitectureError
 from unflinch.launch import workers
 from unflinch.models.batches import PADDING_ID, READ_TOKENS, Ids, PaddedBatch, length_sorted_batches, pad_batch
 from unflinch.models.families import ARCHITECTURES
+from unflinch.models.fetched_weights import fetching_again
 from unflinch.models.layers import decoder_of
 from unflinch.models.lower_layers import LowerLayers
 from unflinch.models.workers import own_share, summed
@@ -85,7 +86,7 @@ def run_decoder(
         for number, layer in enumerate(layers):
             keys, values = (states.repeat_interleave(len(batch.input_ids), 0) for states in (layer.keys, layer.values))
             cache.update(keys, values, number)
-    with around(batch):
+    with around(batch), fetching_again(model):
         output = decoder_of(model)(
             input_ids=batch.input_ids,
             attention_mask=batch.attention_mask,

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import gc
+import logging
+import shutil
+import tempfile
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,12 +35,22 @@ from unflinch.models.architecture import architecture_of
 from unflinch.models.chat import check_chat_template
 from unflinch.models.demo_model import WHEEL_MODELS, wheel_model_folder
 from unflinch.models.families import Architecture
+from unflinch.models.fetched_weights import watch_fetched
 from unflinch.models.fingerprint import weight_hash
 from unflinch.models.forward import check_forward
 from unflinch.models.gguf_file import dequantised
 from unflinch.models.hooks import check_writers
 from unflinch.models.layers import decoder_layers
-from unflinch.models.quantised import bitsandbytes_settings, check_gradients, keep_packing, stored_quantisation
+from unflinch.models.placement import Spreading, spread_map
+from unflinch.models.quantised import (
+    LINEAR_BYTES,
+    bitsandbytes_settings,
+    check_gradients,
+    keep_packing,
+    stored_linear_bytes,
+    stored_quantisation,
+)
+from unflinch.models.shared_weights import SharedWeights
 from unflinch.models.thinking import Askable, Modes, Thinking, in_modes, read_thinking
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
@@ -191,6 +205,7 @@ def load_model(
     layers: str | None = None,
     writers: tuple[str, ...] = (),
     load_in: str | None = None,
+    spread: Spreading | None = None,
     described: Description | None = None,
 ) -> LoadedModel:
     """Return the frozen model in evaluation mode with its tokenizer, architecture row and weight hash.
@@ -204,13 +219,15 @@ def load_model(
         layers: path of the decoder layers, for a family that is not recognised.
         writers: linear modules of a layer that may be changed, in place of those that are known.
         load_in: `8bit` or `4bit`, to quantise the weights while they are read.
+        spread: over what weights are spread that one device does not hold.
         described: what `describe` has already read of the same model.
 
     Raises:
         ModelError: if there is no such model, or it has no chat template, only pickled weights or not all of them, or
             is quantised in a way that cannot be used here.
         ArchitectureError: if its modules are not recognised.
-        ConfigError: if dtype or device is unknown, or `load_in` cannot be used here.
+        ConfigError: if dtype or device is unknown, or `load_in` or `spread` cannot be used here.
+        NotEnoughMemoryError: if a spread model does not fit either.
     """
     where = pick_device(device)
     kind = pick_dtype(dtype, where)
@@ -218,17 +235,25 @@ def load_model(
     source, stored = described.source, stored_quantisation(described.config)
     settings = bitsandbytes_settings(load_in, model_id, stored, kind, where)
     quantisation = f"bitsandbytes {load_in}" if load_in else stored
+    linear_bytes = LINEAR_BYTES[load_in] if load_in else stored_linear_bytes(described.config) or float(kind.itemsize)
     with loading(model_id, stored):
-        model, found = _read_weights(
-            described, revision, kind, trust_remote_code, settings, where if quantisation else None
-        )
-        model = (model if quantisation else model.to(where)).eval().requires_grad_(False)
+        placed: dict[str, Any] | None = {"": where} if quantisation else None  # such weights cannot be moved later
+        if spread:
+            empty = without_weights(described.config, trust_remote_code)
+            row = architecture_of(empty, layers, writers)
+            placed = spread_map(empty, row, where, (kind.itemsize, linear_bytes), spread)
+        model, found = _read_weights(described, revision, kind, trust_remote_code, settings, placed)
+        model = (model if placed else model.to(where)).eval().requires_grad_(False)
         keep_packing(model)
     _check_found(found, model_id)
     gc.collect()
+    fetched = watch_fetched(model)
     architecture = _checked_architecture(model, layers, writers)
     if quantisation:
         check_gradients(model, architecture, f"{model_id} ({quantisation})")
+    base_hash = weight_hash(model)
+    if fetched is not None and spread and spread.over == "workers":
+        fetched.source = SharedWeights(fetched.source, where)
     return LoadedModel(
         model=model,
         tokenizer=described.tokenizer,
@@ -236,7 +261,7 @@ def load_model(
         model_id=model_id,
         source=source,
         revision=revision,
-        base_hash=weight_hash(model),
+        base_hash=base_hash,
         quantisation=quantisation,
         thinking=read_thinking(described.tokenizer),
     )
@@ -268,15 +293,25 @@ def model_class(config: PreTrainedConfig) -> Any:
     return AutoModelForCausalLM
 
 
+def without_weights(config: PreTrainedConfig, trust_remote_code: bool) -> PreTrainedModel:
+    """Return the model of a config with all of its modules and none of its weights."""
+    with torch.device("meta"):
+        model: PreTrainedModel = model_class(config).from_config(config, trust_remote_code=trust_remote_code)
+    return model
+
+
 def _read_weights(
     described: Description,
     revision: str | None,
     dtype: torch.dtype,
     trust_remote_code: bool,
     settings: BitsAndBytesConfig | None,
-    where: torch.device | None,
+    placed: dict[str, Any] | None,
 ) -> tuple[Any, Any]:
     """Return the model and what transformers found in its files: typed as Any, as its own types depend on arguments."""
+    # It says of every model that fetches weights that these are not there.
+    logging.getLogger("accelerate.big_modeling").setLevel(logging.ERROR)
+    converted = Path(tempfile.mkdtemp(prefix="unflinch-")) if placed and "disk" in placed.values() else None
     read: Any = model_class(described.config).from_pretrained(
         described.source,
         revision=revision,
@@ -285,10 +320,13 @@ def _read_weights(
         use_safetensors=True,
         ignore_mismatched_sizes=True,  # found and refused by the caller, with their names
         output_loading_info=True,
-        device_map={"": where} if where else None,  # quantised weights cannot be moved afterwards
+        device_map=placed,
+        offload_folder=converted,  # only weights go there that are held otherwise than they are stored
         **({"quantization_config": settings} if settings else {}),
     )
     model, found = read
+    if converted:
+        weakref.finalize(model, shutil.rmtree, converted, ignore_errors=True)
     return model, found
 
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from unflinch.models.families import Architecture
+from unflinch.models.fetched_weights import fetched_of
 from unflinch.models.layers import decoder_layers, find
 
 RoundTrip = Callable[[Tensor], Tensor]
@@ -139,6 +140,8 @@ def not_measured(fmt: NumberFormat, model: PreTrainedModel, architecture: Archit
     layers = decoder_layers(model, architecture)
     if any(isinstance(find(layer, block.writer), Tensor) for layer in layers for block in architecture.blocks):
         return "its fused experts are tensors, and linear modules alone are rounded here"
+    if fetched_of(model) is not None:
+        return "not all of its layers are in memory, where they would be rounded"
     return fmt.missing()
 
 

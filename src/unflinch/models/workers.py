@@ -27,6 +27,8 @@ Item = TypeVar("Item")
 
 _Outcome = tuple[list[Item], UnflinchError | None]
 """The result of some work, or none and what it failed with."""
+_serving: list[Callable[[], None]] = []
+"""What this worker does for others before it waits for their results."""
 _PIECE = 1 << 24
 """Numbers that are added up at once: gloo holds a copy of them for every worker."""
 
@@ -53,7 +55,7 @@ def summed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         for own in sums[name].view(-1).split(_PIECE):
             piece = own.to("cpu", torch.promote_types(own.dtype, torch.float32))
             with _told_of_lost_workers():
-                dist.all_reduce(piece, group=_group())
+                dist.all_reduce(piece, group=_group("cpu"))
             own.copy_(piece)
     return sums
 
@@ -63,8 +65,9 @@ def everyones(own: Item) -> list[Item]:
     if workers() == 1:
         return [own]
     found: list[Any] = [None] * workers()
+    _serve()
     with _told_of_lost_workers():
-        dist.all_gather_object(found, own, group=_group())
+        dist.all_gather_object(found, own, group=_group("cpu"))
     return found
 
 
@@ -77,8 +80,9 @@ def by_first(work: Callable[[], Item]) -> Item:
     if workers() == 1:
         return work()
     outcome: list[Any] = [_outcome(work) if is_first() else None]
+    _serve()
     with _told_of_lost_workers():
-        dist.broadcast_object_list(outcome, src=0, group=_group())
+        dist.broadcast_object_list(outcome, src=0, group=_group("cpu"))
     found: _Outcome[Item] = outcome[0]
     return _result(*found)
 
@@ -92,6 +96,28 @@ def all_or_none(work: Callable[[], Item]) -> Item:
     result, error = _outcome(work)
     failures = [failure for failure in everyones(error) if failure is not None]
     return _result(result, failures[0] if failures else None)
+
+
+def gathered(own: Tensor) -> Tensor:
+    """Return what all workers give one behind the other, `(workers * length,)`; every worker gives equally much.
+
+    Unlike the exchanges above it waits for no results, and is what weights travel by (`models.shared_weights`): on
+    GPUs through NCCL.
+    """
+    whole = own.new_empty(workers() * len(own))
+    with _told_of_lost_workers():
+        dist.all_gather_into_tensor(whole, own, group=_group(own.device.type))
+    return whole
+
+
+def serve_while_waiting(serve: Callable[[], None]) -> None:
+    """Have `serve` called before every exchange of results from now on; it returns once nobody needs this worker."""
+    _serving.append(serve)
+
+
+def _serve() -> None:
+    for serve in _serving:
+        serve()
 
 
 def _outcome(work: Callable[[], Item]) -> _Outcome[Item]:
@@ -108,8 +134,8 @@ def _result(result: list[Item], error: UnflinchError | None) -> Item:
 
 
 @cache
-def _group() -> dist.ProcessGroup:
-    """Return the group of all workers, made on first use."""
+def _group(device: str) -> dist.ProcessGroup:
+    """Return the group of all workers for tensors on a kind of device, made on first use."""
     if not dist.is_initialized():
         try:
             dist.init_process_group("gloo")
@@ -119,7 +145,7 @@ def _group() -> dist.ProcessGroup:
                 "start them with torchrun or accelerate launch, or unset WORLD_SIZE"
             ) from error
         atexit.register(dist.destroy_process_group)
-    group = dist.new_group(backend="gloo")
+    group = dist.new_group(backend="nccl" if device == "cuda" else "gloo")
     assert isinstance(group, dist.ProcessGroup)
     return group
 

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from unflinch.artifacts import LowRankFactors, Patch
 from unflinch.errors import PatchError
 from unflinch.models.families import OVERRIDE
+from unflinch.models.fetched_weights import computes_on
 from unflinch.models.layers import linear_shape
 
 ADAPTER = "default"
@@ -124,8 +125,8 @@ def attached(model: PreTrainedModel, patch: Patch, strength: float = 1.0) -> Ite
             layer = model.get_submodule(name)
             assert isinstance(layer, LoraLayer), f"peft did not wrap {name}"
             # In place: peft gives the factors the model's type, too coarse to be fitted in.
-            layer.lora_A[ADAPTER].float()
-            layer.lora_B[ADAPTER].float()
+            for factor in (layer.lora_A[ADAPTER], layer.lora_B[ADAPTER]):
+                factor.float().to_empty(device=computes_on(layer.get_base_layer()))  # filled by `load`
             layers[name] = layer
         live = AttachedPatch(layers)
         live.load(patch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,11 +14,15 @@ from transformers import PreTrainedModel
 
 from unflinch.artifacts import Patch
 from unflinch.errors import PatchError
+from unflinch.models.fetched_weights import fetched_of, put_weight, restore_weight, weight_of
 from unflinch.models.load import LoadedModel
 from unflinch.patch.attach import check_fits
 from unflinch.patch.export import check_strength, new_folder, provenance_of
 from unflinch.patch.save import check_base
 from unflinch.provenance import Provenance, write_provenance
+
+_FETCHED_FILE = "4GB"
+"""Largest file of weights that are fetched to be written: as much is in memory at once."""
 
 
 def merge_into_copy(
@@ -46,12 +51,22 @@ def merge_into_copy(
     provenance = provenance_of(patch, loaded, "merged model", strength)
     with new_folder(out, loaded.model_id) as folder:
         with merged(loaded.model, patch, strength):
-            loaded.model.save_pretrained(folder)
+            _save_weights(loaded.model, folder)
         loaded.tokenizer.save_pretrained(folder)
         _mark_config(folder / "config.json", loaded, strength)
         write_provenance(folder, provenance)
         (folder / "README.md").write_text(card(provenance), encoding="utf-8")
     return out
+
+
+def _save_weights(model: PreTrainedModel, folder: Path) -> None:
+    """Write the weights as transformers does, in files that fit beside a model that fetches its own."""
+    if fetched_of(model) is None:
+        model.save_pretrained(folder)
+        return
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Attempting to save a model with offloaded modules")
+        model.save_pretrained(folder, max_shard_size=_FETCHED_FILE)
 
 
 @contextmanager
@@ -70,16 +85,15 @@ def merged(model: PreTrainedModel, patch: Patch, strength: float) -> Iterator[No
         )
     _check_not_shared(model, patch)
     check_fits(model, patch)
-    weights = {name: model.get_submodule(name).get_parameter("weight") for name in patch.factors}
-    originals = {name: weight.detach().clone() for name, weight in weights.items()}
+    originals = {f"{name}.weight": weight_of(model, f"{name}.weight").clone() for name in patch.factors}
     try:
-        for name, factors in patch.factors.items():
-            a, b = (factor.to(weights[name].device, torch.float32) for factor in (factors.a, factors.b))
-            weights[name].copy_(weights[name].float() + strength * (b @ a))
+        for (name, original), factors in zip(originals.items(), patch.factors.values(), strict=True):
+            a, b = (factor.to(original.device, torch.float32) for factor in (factors.a, factors.b))
+            put_weight(model, name, (original.float() + strength * (b @ a)).to(original.dtype))
         yield
     finally:
         for name, original in originals.items():
-            weights[name].copy_(original)
+            restore_weight(model, name, original)
 
 
 def _check_not_shared(model: PreTrainedModel, patch: Patch) -> None:

@@ -13,21 +13,14 @@ from unflinch.config import RunConfig, with_model
 from unflinch.data.prompts import Prompt
 from unflinch.data.splits import KINDS, LIMITED_KINDS, PromptSets, Splits
 from unflinch.errors import NotEnoughMemoryError
+from unflinch.launch import workers
 from unflinch.models.batches import PADDING_ID
 from unflinch.models.chat import encode
 from unflinch.models.load import Description, loading, pick_device, pick_dtype
 from unflinch.models.memory import free_memory, memory_in_use
-from unflinch.models.memory_plan import (
-    GIB,
-    Holding,
-    MemoryPlan,
-    ModelShape,
-    Workload,
-    in_gib,
-    plan_memory,
-    prompt_lengths,
-    read_shape,
-)
+from unflinch.models.memory_parts import Holding, ModelShape, Workload
+from unflinch.models.memory_plan import GIB, MemoryPlan, in_gib, plan_memory, prompt_lengths, read_shape
+from unflinch.models.placement import MEMORY_SHARE, computing_devices
 from unflinch.models.quantised import LINEAR_BYTES, can_quantise
 from unflinch.models.thinking import read_thinking, thinking_modes
 from unflinch.steps.baseline import ASKED_TOGETHER
@@ -41,7 +34,7 @@ Sampled = Mapping[tuple[str, str], Sequence[Sequence[int]]]
 """Ids of some prompts by split and kind."""
 
 _PARTS = ("fit", "select", "test")
-_NAMED = 3
+_NAMED = 4
 """Settings that an error names as fitting; more would not be read."""
 _SAMPLED = 8
 """Prompts of a kind and split whose lengths are taken, from the shortest text to the longest."""
@@ -83,8 +76,11 @@ def plan_for(config: RunConfig, splits: Splits, shape: ModelShape, sampled: Samp
     linear = LINEAR_BYTES[options.load_in] if options.load_in else shape.stored_linear_bytes or float(size)
     held = Holding(size, linear, used)
     beside = None if device.type in {"cpu", "mps"} else free_memory(torch.device("cpu"))
+    if beside is not None and options.spread == "devices":
+        beside -= int(MEMORY_SHARE * beside)
     work = workload(config, splits, sampled)
-    return plan_memory(shape, work, held, str(device), has, SEPARATING_SHARE, beside)
+    elsewhere = [free_memory(further) for further in computing_devices(device)[1:]]
+    return plan_memory(shape, work, held, str(device), has, SEPARATING_SHARE, beside, options.spread, elsewhere)
 
 
 def workload(config: RunConfig, splits: Splits, sampled: Sampled) -> Workload:
@@ -131,6 +127,8 @@ def _advice(config: RunConfig, splits: Splits, shape: ModelShape, sampled: Sampl
     settings: list[dict[str, str]] = [{"dtype": "bfloat16"}]
     if can_quantise(pick_device(config.model.device)) and shape.stored_linear_bytes is None:
         settings += [{"load_in": "8bit"}, {"load_in": "4bit"}]
+    if config.model.spread is None and config.model.load_in is None:
+        settings += [{"spread": "devices"}] + [{"spread": "workers"}] * (workers() > 1)
     tries = [(changes, splits, "") for changes in settings] + [({}, few, "a quarter of the prompts")]
     tries += [(changes, few, " and a quarter of the prompts") for changes in settings]
     fitting = []

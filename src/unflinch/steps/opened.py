@@ -17,7 +17,8 @@ from unflinch.config import RunConfig, as_settings
 from unflinch.data.splits import PromptSets, Splits
 from unflinch.models.layers import module_shape
 from unflinch.models.load import Description, LoadedModel, describe, load_model
-from unflinch.models.memory_plan import MemoryPlan
+from unflinch.models.memory_plan import GIB, MemoryPlan
+from unflinch.models.placement import Spreading
 from unflinch.models.thinking import thinking_modes
 from unflinch.models.workers import all_or_none, everyones
 from unflinch.models.writers import choose_writers
@@ -74,7 +75,7 @@ def start_run(
     plan = min(plans, key=lambda found: found.allowed.sums)  # all workers sum the same modules in the same pass
     opened = open_for_all(folder, as_settings(config), resume)
     tell("memory", plan.headline(), time.perf_counter() - started)
-    loaded = load_from(config.model, described)
+    loaded = load_from(config.model, described, plan.beside_weights)
     check_patchable(loaded, config.fit)
     asked = splits_in_modes(splits, loaded.modes, loaded.system_prompt)
     return Run(config, opened, loaded, asked, plan, progress or silent, tell)
@@ -102,13 +103,16 @@ def describe_from(options: ModelOptions) -> Description:
     return describe(options.model, options.revision, options.trust_remote_code)
 
 
-def load_from(options: ModelOptions, described: Description | None = None) -> LoadedModel:
+def load_from(options: ModelOptions, described: Description | None = None, beside: int | None = None) -> LoadedModel:
     """Return the model that the options name, with the way in which they have it asked.
 
     Args:
         options: name the model.
         described: what `describe_from` has already read of it.
+        beside: bytes that the run needs beside the weights, if known.
     """
+    most = int(options.max_memory * GIB) if options.max_memory else None
+    spread = Spreading(options.spread, beside, most) if options.spread else None
     loaded = all_or_none(
         lambda: load_model(
             options.model,
@@ -119,6 +123,7 @@ def load_from(options: ModelOptions, described: Description | None = None) -> Lo
             layers=options.layers,
             writers=options.writers,
             load_in=options.load_in,
+            spread=spread,
             described=described,
         )
     )
