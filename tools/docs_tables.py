@@ -44,6 +44,7 @@ def plan_table(measured: list[dict[str, Any]]) -> str:
     lines = ["| model | step | planned | measured | planned / measured |", "|---|---|---|---|---|"]
     for model in measured:
         name = f"{model['model'].split('.')[0]}, {model['dtype']}, {model['prompts']} fit prompts"
+        name += f", {model['fetched']} fetched from the disk" if "fetched" in model else ""
         for step, found in {"**whole fit**": model["peak"], **model["steps"]}.items():
             sizes = " | ".join(f"{found[key] / 2**30:.2f} GiB" for key in ("planned", "measured"))
             lines.append(f"| {name} | {step} | {sizes} | {found['ratio']:.2f} |")

@@ -43,14 +43,13 @@ from unflinch.models.hooks import check_writers
 from unflinch.models.layers import decoder_layers
 from unflinch.models.placement import Spreading, spread_map
 from unflinch.models.quantised import (
-    LINEAR_BYTES,
     bitsandbytes_settings,
     check_gradients,
     keep_packing,
-    stored_linear_bytes,
+    linear_bytes,
     stored_quantisation,
 )
-from unflinch.models.shared_weights import SharedWeights
+from unflinch.models.shared_weights import share_weights
 from unflinch.models.thinking import Askable, Modes, Thinking, in_modes, read_thinking
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
@@ -223,8 +222,7 @@ def load_model(
         described: what `describe` has already read of the same model.
 
     Raises:
-        ModelError: if there is no such model, or it has no chat template, only pickled weights or not all of them, or
-            is quantised in a way that cannot be used here.
+        ModelError: if there is none, without a chat template or all of its weights, or in a form that is not usable.
         ArchitectureError: if its modules are not recognised.
         ConfigError: if dtype or device is unknown, or `load_in` or `spread` cannot be used here.
         NotEnoughMemoryError: if a spread model does not fit either.
@@ -232,34 +230,24 @@ def load_model(
     where = pick_device(device)
     kind = pick_dtype(dtype, where)
     described = described or describe(model_id, revision, trust_remote_code)
-    source, stored = described.source, stored_quantisation(described.config)
+    stored = stored_quantisation(described.config)
     settings = bitsandbytes_settings(load_in, model_id, stored, kind, where)
     quantisation = f"bitsandbytes {load_in}" if load_in else stored
-    linear_bytes = LINEAR_BYTES[load_in] if load_in else stored_linear_bytes(described.config) or float(kind.itemsize)
     with loading(model_id, stored):
-        placed: dict[str, Any] | None = {"": where} if quantisation else None  # such weights cannot be moved later
-        if spread:
-            empty = without_weights(described.config, trust_remote_code)
-            row = architecture_of(empty, layers, writers)
-            placed = spread_map(empty, row, where, (kind.itemsize, linear_bytes), spread)
-        model, found = _read_weights(described, revision, kind, trust_remote_code, settings, placed)
-        model = (model if placed else model.to(where)).eval().requires_grad_(False)
-        keep_packing(model)
+        sizes = (kind.itemsize, linear_bytes(load_in, described.config))
+        placed = _device_map(described.config, trust_remote_code, (layers, writers), where, sizes, spread)
+        model, found = _read_weights(described, revision, kind, trust_remote_code, settings, placed or where)
     _check_found(found, model_id)
-    gc.collect()
-    fetched = watch_fetched(model)
-    architecture = _checked_architecture(model, layers, writers)
-    if quantisation:
-        check_gradients(model, architecture, f"{model_id} ({quantisation})")
+    architecture = _checked_architecture(model, layers, writers, quantisation and f"{model_id} ({quantisation})")
     base_hash = weight_hash(model)
-    if fetched is not None and spread and spread.over == "workers":
-        fetched.source = SharedWeights(fetched.source, where)
+    if spread and spread.over == "workers":
+        share_weights(model, where)
     return LoadedModel(
         model=model,
         tokenizer=described.tokenizer,
         architecture=architecture,
         model_id=model_id,
-        source=source,
+        source=described.source,
         revision=revision,
         base_hash=base_hash,
         quantisation=quantisation,
@@ -300,18 +288,47 @@ def without_weights(config: PreTrainedConfig, trust_remote_code: bool) -> PreTra
     return model
 
 
+def _device_map(
+    config: PreTrainedConfig,
+    trust_remote_code: bool,
+    named: tuple[str | None, tuple[str, ...]],
+    device: torch.device,
+    sizes: tuple[int, float | None],
+    spread: Spreading | None,
+) -> dict[str, Any] | None:
+    """Return where every part of a model is read to; None for the CPU, from where it can be moved as a whole.
+
+    Args:
+        config: of the model.
+        trust_remote_code: run code that comes with it.
+        named: the decoder layers and writers that the user named.
+        device: where it computes.
+        sizes: bytes of a weight, and of one in the layers' linear modules if they are quantised.
+        spread: over what weights are spread that the device does not hold.
+    """
+    value_bytes, packed = sizes
+    if spread is None:
+        return {"": device} if packed else None  # quantised weights cannot be moved
+    empty = without_weights(config, trust_remote_code)
+    return spread_map(
+        empty, architecture_of(empty, *named), device, (value_bytes, packed or float(value_bytes)), spread
+    )
+
+
 def _read_weights(
     described: Description,
     revision: str | None,
     dtype: torch.dtype,
     trust_remote_code: bool,
     settings: BitsAndBytesConfig | None,
-    placed: dict[str, Any] | None,
+    placed: dict[str, Any] | torch.device,
 ) -> tuple[Any, Any]:
     """Return the model and what transformers found in its files: typed as Any, as its own types depend on arguments."""
     # It says of every model that fetches weights that these are not there.
     logging.getLogger("accelerate.big_modeling").setLevel(logging.ERROR)
-    converted = Path(tempfile.mkdtemp(prefix="unflinch-")) if placed and "disk" in placed.values() else None
+    converted = (
+        Path(tempfile.mkdtemp(prefix="unflinch-")) if isinstance(placed, dict) and "disk" in placed.values() else None
+    )
     read: Any = model_class(described.config).from_pretrained(
         described.source,
         revision=revision,
@@ -320,23 +337,33 @@ def _read_weights(
         use_safetensors=True,
         ignore_mismatched_sizes=True,  # found and refused by the caller, with their names
         output_loading_info=True,
-        device_map=placed,
+        device_map=placed if isinstance(placed, dict) else None,
         offload_folder=converted,  # only weights go there that are held otherwise than they are stored
         **({"quantization_config": settings} if settings else {}),
     )
     model, found = read
+    if isinstance(placed, torch.device):
+        model = model.to(placed)
+    model.eval().requires_grad_(False)
+    keep_packing(model)
+    watch_fetched(model)
+    gc.collect()
     if converted:
         weakref.finalize(model, shutil.rmtree, converted, ignore_errors=True)
     return model, found
 
 
-def _checked_architecture(model: PreTrainedModel, layers: str | None, writers: tuple[str, ...]) -> Architecture:
-    """Return the model's row, which is tried out where no test has done so."""
+def _checked_architecture(
+    model: PreTrainedModel, layers: str | None, writers: tuple[str, ...], packed: str | None
+) -> Architecture:
+    """Return the model's row, which is tried out where no test has done so, as are gradients of a `packed` model."""
     architecture = architecture_of(model, layers, writers)
     if architecture.source != "table":
         check_forward(model)
     if architecture.source == "structure":
         check_writers(model, architecture)
+    if packed:
+        check_gradients(model, architecture, packed)
     return architecture
 
 

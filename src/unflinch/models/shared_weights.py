@@ -12,9 +12,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from unflinch.launch import rank, workers
+from unflinch.models.fetched_weights import fetched_of
 from unflinch.models.workers import gathered, serve_while_waiting
 
 _NOTHING = -1
@@ -81,6 +82,18 @@ class SharedWeights(Mapping[str, Tensor]):
         held = self._held[name]
         assert isinstance(held, _Shared), "vectors are never asked for"
         return gathered(held.share)[: held.size].view(held.dtype).view(held.shape)
+
+
+def share_weights(model: nn.Module, device: torch.device) -> None:
+    """Have the workers hold together what each of them fetched from the model's files before.
+
+    Args:
+        model: the same on every worker, on which `watch_fetched` was called.
+        device: where the shares are held.
+    """
+    fetched = fetched_of(model)
+    assert fetched is not None, "all layers of a model that is to be shared are fetched"
+    fetched.source = SharedWeights(fetched.source, device)
 
 
 def _own_part(whole: Tensor, device: torch.device) -> Tensor | _Shared:

@@ -79,7 +79,7 @@ def plan_for(config: RunConfig, splits: Splits, shape: ModelShape, sampled: Samp
     if beside is not None and options.spread == "devices":
         beside -= int(MEMORY_SHARE * beside)
     work = workload(config, splits, sampled)
-    elsewhere = [free_memory(further) for further in computing_devices(device)[1:]]
+    elsewhere = [min(has, free_memory(further)) for further in computing_devices(device)[1:]]
     return plan_memory(shape, work, held, str(device), has, SEPARATING_SHARE, beside, options.spread, elsewhere)
 
 
