@@ -29,6 +29,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         results = make_results()
         results["name"] = name
         results["model"] |= {"id": str(folder / "model"), "revision": None}
+        results["settings"] = {**results["settings"], "model": {"model": str(folder / "model"), "dtype": "float32"}}
         if name == "failed":
             fail_guard(results)
         else:

@@ -93,12 +93,12 @@ class Actions:
 
     def _answer(self, name: str, sides: Sequence[Side], strength: float, said: Dialogues) -> Iterator[Shown]:
         with _told():
-            folder, model = self.runs.folder(name), self.runs.results(name).model
-            loading = "" if self.speaker.ready(folder) else f"Loading {model.name} ..."
+            folder, results = self.runs.folder(name), self.runs.results(name)
+            loading = "" if self.speaker.ready(folder) else f"Loading {results.model.name} ..."
             yield _shown(said, loading)
             for side in sides:
                 turns = said[side]
-                for text in self.speaker.answers(folder, model, turns, side, strength):
+                for text in self.speaker.answers(folder, results, turns, side, strength):
                     said = {**said, side: [*turns, {"role": "assistant", "content": text}]}
                     yield _shown(said)
 

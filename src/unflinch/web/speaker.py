@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Event
 
-from unflinch.models.load import LoadedModel, load_model
+from unflinch.config import make_config
+from unflinch.models.load import LoadedModel
 from unflinch.patch.answer import Side, answer
 from unflinch.patch.attach import AttachedPatch, attached
 from unflinch.patch.save import check_base, load_patch
-from unflinch.report.run_results import ModelFacts
+from unflinch.report.run_results import RunResults
 from unflinch.run_folder import RunFolder
+from unflinch.steps.opened import load_from
 
 _UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 """Stands for the first bytes of a character whose last ones are not written yet."""
@@ -43,11 +45,13 @@ class _Open:
 @dataclass(frozen=True)
 class _Said:
     turns: Sequence[dict[str, str]]
-    thinking: bool | None = None
+    system_prompt: str | None
+    thinking: bool | None
 
     def conversation(self) -> list[dict[str, str]]:
-        """Return the messages."""
-        return list(self.turns)
+        """Return the messages, under the run's system prompt if it had one."""
+        above = [{"role": "system", "content": self.system_prompt}] if self.system_prompt else []
+        return [*above, *self.turns]
 
 
 class Speaker:
@@ -66,13 +70,13 @@ class Speaker:
         return self._open is not None and self._open.run == run
 
     def answers(
-        self, run: Path, model: ModelFacts, turns: Sequence[dict[str, str]], side: Side, strength: float
+        self, run: Path, results: RunResults, turns: Sequence[dict[str, str]], side: Side, strength: float
     ) -> Iterator[str]:
         """Yield the answer as it grows; closing the iterator ends it.
 
         Args:
             run: the run folder that holds the patch.
-            model: the base model of that run.
+            results: of that run: they say how its base model was held and asked.
             turns: the conversation as chat templates expect it; the user speaks last.
             side: who answers, the model with its patch or without.
             strength: of the patch: 0 is the base model, 1 the patch as it was validated.
@@ -89,9 +93,10 @@ class Speaker:
 
         def work() -> str:
             try:
-                opened = self._opened(run, model)
+                opened = self._opened(run, results)
                 opened.live.set_strength(strength)
-                return answer(opened.loaded, opened.live, _Said(turns), side, self.options.max_tokens, grow)
+                said = _Said(turns, opened.loaded.system_prompt, opened.loaded.modes[-1])
+                return answer(opened.loaded, opened.live, said, side, self.options.max_tokens, grow)
             finally:
                 grown.put(None)
 
@@ -109,21 +114,25 @@ class Speaker:
         self._thread.submit(self._patched.close)
         self._thread.shutdown()
 
-    def _opened(self, run: Path, facts: ModelFacts) -> _Open:
-        """Return the run's model with its patch attached, in place of what was open before."""
+    def _opened(self, run: Path, results: RunResults) -> _Open:
+        """Return the run's model, held as it was there, with its patch attached, in place of what was open before."""
         if self._open is not None and self._open.run == run:
             return self._open
         patch = load_patch(RunFolder(run).patch)
         self._patched.close()
         self._open = None  # before the next model is loaded: two may not fit
-        loaded = load_model(
-            facts.id,
-            dtype=facts.dtype,  # the one that the figures are of
-            device=self.options.device,
-            revision=facts.revision,
-            trust_remote_code=self.options.trust_remote_code,
+        loaded = load_from(
+            replace(
+                make_config({"model": results.settings["model"]}).model,
+                model=results.model.id,
+                dtype=results.model.dtype,  # the one that the figures are of
+                revision=results.model.revision,
+                device=self.options.device,
+                trust_remote_code=self.options.trust_remote_code,
+                max_memory=None,
+            )
         )
-        check_base(patch, loaded.base_hash, facts.id)
+        check_base(patch, loaded.base_hash, results.model.id)
         self._open = _Open(run, loaded, self._patched.enter_context(attached(loaded.model, patch)))
         return self._open
 
