@@ -248,6 +248,19 @@ def test_a_model_of_twice_the_parameters_takes_twice_the_time_beside_the_solving
     assert found[1] == pytest.approx(2 * found[0])
 
 
+def test_weights_that_a_gpu_does_not_hold_cost_time_and_no_more_memory_than_it_has(module: Any) -> None:
+    scale = module("scale")
+    work = scale.Work(reads=1000, answers=1000, gradients=3000)
+    fetches = replace(scale.RTX_4060_FETCHES, gib=24)
+    assert scale.missing_bytes(scale.LLAMA_8B, "bfloat16", fetches) == 0
+    slower = [scale.seconds(scale.LLAMA_8B, "bfloat16", replace(fetches, gib=gib), work) for gib in (24, 16, 8)]
+    assert slower == sorted(slower) and slower[0] < slower[2]
+    assert scale.gpu_gib(scale.LLAMA_8B, "bfloat16", replace(fetches, gib=8)) == pytest.approx(8)
+    shared = [replace(scale.H100_8_SHARE, workers=n, gpus=n) for n in (8, 16)]
+    held = [scale.gpu_gib(scale.LLAMA_70B, "bfloat16", machine) for machine in shared]
+    assert held[0] - held[1] == pytest.approx(scale.LLAMA_70B.parameters * 2 / 16 / 2**30)
+
+
 def test_two_engines_are_compared_kind_by_kind(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "llama_cpp", SimpleNamespace(Llama=None))
     kinds = ("target", "target", "target", "target", "guard", "guard")
