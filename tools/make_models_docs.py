@@ -40,6 +40,7 @@ that it can have, and demands that
   time. Recurrent layers (DeltaNet, Mamba, convolutions) are where padding could leak; in none of these rows it does.
   A start is shared only where all layers attend to the whole past;
 - batched answers equal greedy decoding without a cache, also when some rows end early;
+- with all layers on the disk, fetched while they run (`--spread devices`), states and gradients are bit-equal;
 - a fit lowers the scores of a planted refusal, the logits are bit-equal with the patch off and after it, and the
   exported folder does the same in plain PEFT.
 
