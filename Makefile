@@ -21,8 +21,8 @@ demo: $(VENV)/.demo ## patch the demo model, from set-up to report
 demo-large: $(VENV)/.demo-large ## a full run on the 1.5B model: a gigabyte to download, hours on a laptop
 	@$(BIN)/unflinch demo --large $(ARGS)
 
-test: $(VENV)/.test ## all tests; ARGS='-m "not slow"' leaves out the slow ones
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+test: $(VENV)/.test ## the tests; LONG=1 adds runs that are interrupted or shared, ARGS='-m "not slow and not long"' is quick
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(if $(LONG),,-m "not long") $(ARGS)
 
 check: $(VENV)/.dev ## style, types, import directions, sizes
 	$(BIN)/ruff check

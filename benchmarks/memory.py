@@ -4,7 +4,8 @@ Run `python benchmarks/memory.py --models demo FILE.gguf random:2b`. Every model
 as in a run, but on a given number of prompts, and what the model answered is overwritten so that it counts as refusing
 just the prompts that it should: memory and time hardly depend on it, and so any model can be measured, also one of
 random weights. Measured is the largest resident memory of the process while a step runs, looked at every few
-milliseconds; on CUDA, what torch had allocated. The validation is left out: what it does, the baseline does as well.
+milliseconds, without pages of files such as the weights'; on CUDA, what torch had allocated. The validation is left
+out: what it does, the baseline does as well.
 """
 
 from __future__ import annotations
@@ -67,6 +68,7 @@ class Peaks:
         self._entered = time.perf_counter()
         self._cuda = device.type == "cuda"
         self._process = psutil.Process()
+        self._files_before = self._of_files()
         self._step = ""
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -103,8 +105,15 @@ class Peaks:
         while not self._ended.wait(_EVERY):
             self._look()
 
+    def _own(self) -> int:
+        """Return resident bytes without pages of files read since the beginning: the system takes those back."""
+        return int(self._process.memory_info().rss) - (self._of_files() - self._files_before)
+
+    def _of_files(self) -> int:
+        return int(getattr(self._process.memory_info(), "shared", 0))  # Linux tells
+
     def _look(self) -> None:
-        used = torch.cuda.max_memory_allocated() if self._cuda else self._process.memory_info().rss
+        used = torch.cuda.max_memory_allocated() if self._cuda else self._own()
         self.by_step[self._step] = max(self.by_step[self._step], used)
 
 

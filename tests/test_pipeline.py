@@ -276,7 +276,7 @@ PLACES: dict[str, tuple[Any, str]] = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_interrupted_in_every_step_ends_as_an_uninterrupted_one(
     planted: Path, finished: Path, tmp_path: Path
 ) -> None:
@@ -298,7 +298,7 @@ def test_a_run_interrupted_in_every_step_ends_as_an_uninterrupted_one(
     assert patch_tensors(folder) == patch_tensors(finished)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_that_is_killed_again_and_again_goes_on_to_the_same_results(planted: Path, tmp_path: Path) -> None:
     found = soak(write_config(planted, tmp_path / "run.toml"), tmp_path / "runs", kills=2, seed=1)
     assert found["kills"] == 2

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.xdist_group("planted")
 """In the process that has trained the planted model."""
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_on_fetched_layers_ends_with_the_figures_and_factors_of_one_that_holds_them(
     planted: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,7 +31,7 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", **more}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("spread", [(), ("--spread", "workers")])
 def test_two_workers_end_with_the_figures_and_factors_of_one(
     spread: tuple[str, ...], planted: Path, finished: Path, tmp_path: Path
@@ -67,7 +67,7 @@ def free_port() -> str:
         return str(found.getsockname()[1])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_where_a_worker_dies_the_other_says_so_and_the_run_goes_on_later(
     planted: Path, finished: Path, tmp_path: Path
 ) -> None:

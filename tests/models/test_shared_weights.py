@@ -43,7 +43,7 @@ def read_by(workers: int, model: Path, out: Path) -> list[dict[str, Any]]:
     return [torch.load(out / f"{number}.pt") for number in range(workers)]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("family", ["qwen2", "qwen3_moe"])
 def test_three_workers_read_as_one_whatever_each_of_them_has_to_read(family: str, tmp_path: Path) -> None:
     model = save_model(tiny_model(family), tmp_path / "model")

@@ -10,6 +10,8 @@ import typer
 
 from unflinch.cli import arguments as arg
 
+SLOW = "this processor does not compute in bfloat16, as the one of the README does: expect several times its 10 minutes"
+
 
 def demo(
     again: Annotated[bool, typer.Option("--again", help="Run anew, in a new folder: demo-2, demo-3, ...")] = False,
@@ -50,6 +52,9 @@ def demo(
 
     job = new_job(command, {**given, "name": name, "resume": True}, settings)
 
-    from unflinch.pipeline import run as run_pipeline  # only now: a mistake above is told at once
+    from unflinch.models.load import computes_in_bfloat16, pick_device  # only now: a mistake above is told at once
+    from unflinch.pipeline import run as run_pipeline
 
+    if not computes_in_bfloat16(pick_device(device or "auto")):
+        console.note(SLOW)
     end_with(carry_out(partial(run_pipeline, resume=job.resume), job), job.folder, json)

@@ -125,6 +125,13 @@ def pick_device(device: str) -> torch.device:
     return picked
 
 
+def computes_in_bfloat16(device: torch.device) -> bool:
+    """Whether a device multiplies in bfloat16; others take the same weights for float32, and several times as long."""
+    if device.type == "cpu":
+        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return device.type != "cuda" or torch.cuda.is_bf16_supported()
+
+
 def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
     """Return the weights' type: `auto` is bfloat16 where the device computes in it, else float32.
 
@@ -132,11 +139,7 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
         ConfigError: if the name is unknown.
     """
     if dtype == "auto":
-        if device.type == "cpu":
-            native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-        else:
-            native = device.type != "cuda" or torch.cuda.is_bf16_supported()
-        return torch.bfloat16 if native else torch.float32
+        return torch.bfloat16 if computes_in_bfloat16(device) else torch.float32
     names = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if dtype not in names:
         raise ConfigError(f"dtype '{dtype}' is unknown; expected auto, {', '.join(names)}")
