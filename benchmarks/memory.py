@@ -30,6 +30,7 @@ from unflinch.activations.scratch_space import workspace
 from unflinch.config import RunConfig, make_config
 from unflinch.data.splits import KINDS, LIMITED_KINDS, PromptSets, Splits
 from unflinch.models.load import LoadedModel, pick_device
+from unflinch.models.memory import give_back_memory
 from unflinch.steps.baseline import Asked, Baseline, BaselineSet
 from unflinch.steps.fit import fit_patch
 from unflinch.steps.memory import plan_run
@@ -174,8 +175,10 @@ def measured(config: RunConfig) -> dict[str, Any]:
     loaded = load_from(config.model, beside=plan.beside_weights)
     peaks.enter("baseline")
     asked = {name: _asked(loaded, sets, config, peaks) for name, sets in (("fit", fit), ("select", select))}
+    give_back_memory()  # as between the steps of a run
     baseline = Baseline(asked["fit"], asked["select"], 0.0)
     scan = _with_planned_layers(scan_model(loaded, baseline, config.scan, peaks.on_progress))
+    give_back_memory()
     with tempfile.TemporaryDirectory() as scratch, workspace(Path(scratch), **asdict(plan.allowed)) as space:
         fit_patch(loaded, baseline, scan, config.fit, peaks.on_progress, lambda _, make: make(), space)
     peaks.end()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import psutil
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from unflinch.models import memory
-from unflinch.models.memory import free_memory, left_in_container
+from unflinch.models.memory import free_memory, give_back_memory, left_in_container, memory_in_use
 
 
 @pytest.mark.parametrize(
@@ -46,3 +47,18 @@ def test_workers_on_one_machine_share_its_memory(monkeypatch: pytest.MonkeyPatch
         monkeypatch.setenv(name, value)
         free.append(free_memory(torch.device("cpu")))
     assert free == [1000, 250, 500]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems' allocators keep less")
+def test_what_a_step_has_freed_is_given_back() -> None:
+    cpu = torch.device("cpu")
+    give_back_memory()
+    before = memory_in_use(cpu)
+    pieces = [torch.ones(5000) for _ in range(10_000)]  # 200 MB in pieces that are not mapped one by one
+    kept = pieces[::1000]
+    held = memory_in_use(cpu) - before
+    del pieces
+    give_back_memory()
+    assert held > 150e6
+    assert memory_in_use(cpu) - before < 0.2 * held
+    assert float(kept[0].sum()) == 5000

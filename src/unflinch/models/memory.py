@@ -1,7 +1,11 @@
-"""How much memory is free: on a CUDA device, or in this machine as far as this process may use it."""
+"""How much memory is free, on a CUDA device or in this machine as far as this process may use it; giving some back."""
 
 from __future__ import annotations
 
+import ctypes
+import gc
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -28,6 +32,14 @@ def free_memory(device: torch.device) -> int:
     machine = int(psutil.virtual_memory().available)
     container = left_in_container(Path("/sys/fs/cgroup"))
     return (machine if container is None else min(machine, container)) // local_workers()
+
+
+def give_back_memory() -> None:
+    """Give memory that a finished step has freed back to the system; glibc keeps it for the next one of equal size."""
+    gc.collect()
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):  # another C library
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def memory_in_use(device: torch.device) -> int:

@@ -21,6 +21,7 @@ from unflinch.edit.fine_tune import DecisionGroup, FineTuneSteps, Lesson, fine_t
 from unflinch.edit.low_rank import added, scaled
 from unflinch.models.forward import scored_hidden
 from unflinch.models.load import LoadedModel
+from unflinch.models.memory import give_back_memory
 from unflinch.models.workers import by_first
 from unflinch.models.writers import choose_writers
 from unflinch.options import FitOptions
@@ -148,6 +149,7 @@ def fit_patch(
         space: for the statistics.
     """
     inputs = prepare_fit(loaded, baseline, scan, space, options, progress)
+    give_back_memory()
     panel = SelectPanel(loaded, baseline, scan.openings, inputs.lower)
     stages = Stages(loaded, panel, options)
     for number in range(options.rounds):
@@ -194,6 +196,7 @@ class Stages:
 
     def compare(self, name: str, patch: Patch) -> bool:
         """Turn a stage's patch down to the KL budget and measure it; return whether it is kept as the best so far."""
+        give_back_memory()
         with attached(self._loaded.model, patch) as live:
             found = self._panel.by_scores(name, live, self._options)
         worse = found.shortfall > self._shortfall
@@ -203,4 +206,5 @@ class Stages:
             self.whole = patch
             self.best = Patch(scaled(patch.factors, found.strength), patch.base_hash)
             self.start, self._shortfall = found.best, found.shortfall
+        give_back_memory()
         return not worse

@@ -17,6 +17,7 @@ from unflinch.config import RunConfig, as_settings
 from unflinch.data.splits import PromptSets, Splits
 from unflinch.models.layers import module_shape
 from unflinch.models.load import Description, LoadedModel, describe, load_model
+from unflinch.models.memory import give_back_memory
 from unflinch.models.memory_plan import GIB, MemoryPlan
 from unflinch.models.placement import Spreading
 from unflinch.models.thinking import thinking_modes
@@ -50,6 +51,7 @@ class Run:
     def step(self, name: str, work: Callable[[], Any], headline: Callable[[Any], dict[str, Any]]) -> Any:
         """Return a step's stored result, computing it first if it has not finished yet."""
         if not self.folder.done(name):
+            give_back_memory()
             started = time.perf_counter()
             self.folder.write_step(name, work(), time.perf_counter() - started)
             mirror_step(self.folder, name)
