@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from tiny_models import DEPTH, tiny_config, tiny_model
 from transformers import AutoModelForCausalLM, LlamaConfig
 
+from unflinch.models.memory import GIB
 from unflinch.models.memory_parts import Holding, MemoryParts, ModelShape, Workload
-from unflinch.models.memory_plan import GIB, plan_memory, prompt_lengths, read_shape
+from unflinch.models.memory_plan import plan_memory, prompt_lengths, read_shape
 from unflinch.options import ModelOptions
 
 SHAPE = ModelShape(

@@ -15,8 +15,8 @@ from unflinch import pipeline
 from unflinch.config import RunConfig, with_model
 from unflinch.data.splits import Splits
 from unflinch.errors import NotEnoughMemoryError
-from unflinch.models.memory import memory_in_use
-from unflinch.models.memory_plan import GIB, MemoryPlan
+from unflinch.models.memory import GIB, memory_in_use
+from unflinch.models.memory_plan import MemoryPlan
 from unflinch.steps.memory import plan_run
 from unflinch.steps.opened import describe_from
 

@@ -13,11 +13,18 @@ import torch
 
 from unflinch.launch import local_workers
 
+GIB = 2**30
+
 _CGROUPS = (
     ("memory.max", "memory.current", "inactive_file"),
     ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
 )
 """Limit, usage and reclaimable part of it, of the second and of the first version of control groups."""
+
+
+def in_gib(size: float) -> str:
+    """Return bytes as a number that people read."""
+    return f"{size / GIB:.1f} GiB"
 
 
 def free_memory(device: torch.device) -> int:

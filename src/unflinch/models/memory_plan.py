@@ -16,13 +16,12 @@ from unflinch.models.architecture import architecture_of
 from unflinch.models.batches import shared_prefix_length
 from unflinch.models.layers import decoder_layers, linear_shape, module_shape
 from unflinch.models.load import without_weights
+from unflinch.models.memory import in_gib
 from unflinch.models.memory_parts import Holding, MemoryParts, ModelShape, PromptLengths, Workload
 from unflinch.models.placement import Spread
 from unflinch.models.quantised import stored_linear_bytes
 from unflinch.models.writers import choose_writers
 from unflinch.options import ModelOptions
-
-GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -69,11 +68,6 @@ class MemoryPlan:
         shown = {"needs": in_gib(self.needs), "has": f"{in_gib(self.has)} ({self.device})"}
         shown |= {"fetched": self.fetched} if self.fetched else {}
         return shown | ({"on_disk": in_gib(self.on_disk)} if self.on_disk else {})
-
-
-def in_gib(size: float) -> str:
-    """Return bytes as a number that people read."""
-    return f"{size / GIB:.1f} GiB"
 
 
 def read_shape(config: PreTrainedConfig, options: ModelOptions, which: Literal["feed_forward", "all"]) -> ModelShape:

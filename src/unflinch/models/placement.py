@@ -20,14 +20,13 @@ from unflinch.errors import ConfigError, NotEnoughMemoryError
 from unflinch.launch import workers
 from unflinch.models.families import Architecture
 from unflinch.models.layers import decoder_layers, linear_shape
-from unflinch.models.memory import free_memory, memory_in_use
+from unflinch.models.memory import free_memory, in_gib, memory_in_use
 
 Spread = Literal["devices", "workers"]
 """Over what weights are spread: GPUs, memory and disk of this process, or the workers of a run."""
 Device = int | str
 """As accelerate names them: the number of a GPU, `cpu`, `mps` or `disk`."""
 
-GIB = 2**30
 MEMORY_SHARE = 0.5
 """Of the CPU's free memory, what fetched weights may take: statistics and answers need the rest."""
 _BESIDE_SHARE = 1 / 3
@@ -107,9 +106,8 @@ def place_layers(layers: Sequence[int], others: int, room: Room) -> list[Device]
     if left[0] < 0 or (not fits and not room.disk):
         needs = others + (max(layers) if room.disk else sum(layers))
         raise NotEnoughMemoryError(
-            f"the weights need at least {needs / GIB:.1f} GiB and there are "
-            f"{sum(size for _, size in room.computing) / GIB:.1f} GiB for them; take a smaller model, or one in "
-            "fewer bits"
+            f"the weights need at least {in_gib(needs)} and there are "
+            f"{in_gib(sum(size for _, size in room.computing))} for them; take a smaller model, or one in fewer bits"
         )
     fetched = next(n for n in range(len(layers) + 1) if _filled(layers[n:], left) is not None)
     counts = _filled(layers[fetched:], left)

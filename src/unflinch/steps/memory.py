@@ -17,9 +17,9 @@ from unflinch.launch import workers
 from unflinch.models.batches import PADDING_ID
 from unflinch.models.chat import encode
 from unflinch.models.load import Description, loading, pick_device, pick_dtype
-from unflinch.models.memory import free_memory, memory_in_use
+from unflinch.models.memory import GIB, free_memory, in_gib, memory_in_use
 from unflinch.models.memory_parts import Holding, ModelShape, Workload
-from unflinch.models.memory_plan import GIB, MemoryPlan, in_gib, plan_memory, prompt_lengths, read_shape
+from unflinch.models.memory_plan import MemoryPlan, plan_memory, prompt_lengths, read_shape
 from unflinch.models.placement import MEMORY_SHARE, computing_devices
 from unflinch.models.quantised import LINEAR_BYTES, can_quantise
 from unflinch.models.thinking import read_thinking, thinking_modes

@@ -17,8 +17,8 @@ from unflinch.config import RunConfig, as_settings
 from unflinch.data.splits import PromptSets, Splits
 from unflinch.models.layers import module_shape
 from unflinch.models.load import Description, LoadedModel, describe, load_model
-from unflinch.models.memory import give_back_memory
-from unflinch.models.memory_plan import GIB, MemoryPlan
+from unflinch.models.memory import GIB, give_back_memory
+from unflinch.models.memory_plan import MemoryPlan
 from unflinch.models.placement import Spreading
 from unflinch.models.thinking import thinking_modes
 from unflinch.models.workers import all_or_none, everyones
