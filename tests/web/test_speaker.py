@@ -122,3 +122,11 @@ def test_a_run_on_quantised_weights_opens_with_the_same(tmp_path: Path, runs: Ru
         with nullcontext() if fits else pytest.raises(PatchError, match="made for base weights"):
             assert list(speaker.answers(tmp_path, held, turns, "patched", 1.0))
         speaker.close()
+
+
+def test_a_run_that_workers_shared_is_opened_by_the_page_alone(runs: Runs, loaded: LoadedModel) -> None:
+    shared = with_model_settings(runs, spread="workers", max_memory=1e-6)
+    speaker = Speaker(SpeakerOptions(max_tokens=6, device="cpu"))
+    turns = [{"role": "user", "content": ASKED}]
+    assert list(speaker.answers(runs.folder("demo"), shared, turns, "original", 1.0))[-1] == own_answer(loaded)
+    speaker.close()

@@ -121,9 +121,11 @@ class Speaker:
         patch = load_patch(RunFolder(run).patch)
         self._patched.close()
         self._open = None  # before the next model is loaded: two may not fit
+        held = make_config({"model": results.settings["model"]}).model
         loaded = load_from(
             replace(
-                make_config({"model": results.settings["model"]}).model,
+                held,
+                spread="devices" if held.spread else None,  # the page has no other workers
                 model=results.model.id,
                 dtype=results.model.dtype,  # the one that the figures are of
                 revision=results.model.revision,
