@@ -69,7 +69,7 @@ class Peaks:
         self._entered = time.perf_counter()
         self._cuda = device.type == "cuda"
         self._process = psutil.Process()
-        self._files_before = self._of_files()
+        self._files_before = _of_files(self._process.memory_info())
         self._step = ""
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -108,14 +108,16 @@ class Peaks:
 
     def _own(self) -> int:
         """Return resident bytes without pages of files read since the beginning: the system takes those back."""
-        return int(self._process.memory_info().rss) - (self._of_files() - self._files_before)
-
-    def _of_files(self) -> int:
-        return int(getattr(self._process.memory_info(), "shared", 0))  # Linux tells
+        used = self._process.memory_info()
+        return int(used.rss) - (_of_files(used) - self._files_before)
 
     def _look(self) -> None:
         used = torch.cuda.max_memory_allocated() if self._cuda else self._own()
         self.by_step[self._step] = max(self.by_step[self._step], used)
+
+
+def _of_files(used: Any) -> int:
+    return int(getattr(used, "shared", 0))  # Linux tells
 
 
 def main() -> None:

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from planted_model import config_for, write_config
+from ports import free_port
 from run_results import comparable, differences
 from safetensors.torch import load_file
 
@@ -59,12 +59,6 @@ def test_two_workers_end_with_the_figures_and_factors_of_one(
     for name, expected in load_file(finished / "patch" / "adapter_model.safetensors").items():
         found = load_file(tmp_path / "two" / "patch" / "adapter_model.safetensors")[name]
         assert float((found - expected).norm()) < 0.01 * float(expected.norm())
-
-
-def free_port() -> str:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return str(found.getsockname()[1])
 
 
 @pytest.mark.long

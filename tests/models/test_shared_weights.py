@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from ports import free_port
 from tiny_models import save_model, tiny_model
 
 from unflinch.errors import ConfigError
@@ -24,9 +24,7 @@ LONGEST = 240
 def read_by(workers: int, model: Path, out: Path) -> list[dict[str, Any]]:
     """Return what each of some workers found."""
     out.mkdir()
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(found.getsockname()[1])}
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     paths = os.pathsep.join(sys.path)
     started = [
         subprocess.Popen(

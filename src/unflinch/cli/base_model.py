@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from unflinch.cli import console
 from unflinch.errors import ConfigError
 from unflinch.launch import workers
 from unflinch.models.load import LoadedModel, load_model
-from unflinch.models.placement import Spreading
+from unflinch.models.placement import Spread, Spreading
 
 
 def load_base(
@@ -20,7 +18,7 @@ def load_base(
     layers: str | None,
     writers: list[str] | None,
     load_in: str | None = None,
-    spread: Literal["devices", "workers"] | None = None,
+    spread: Spread | None = None,
 ) -> LoadedModel:
     """Return the model, loaded as the options say, and show meanwhile that it is being loaded.
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 from unflinch.cli import console
 from unflinch.cli.base_model import load_base
 from unflinch.cli.job import patch_folder
+from unflinch.models.placement import Spread
 from unflinch.patch.export import check_new_folder
 from unflinch.patch.save import load_patch
 from unflinch.report.model_card import export_card
@@ -26,7 +26,7 @@ def export_patch(
     trust_remote_code: bool | None,
     layers: str | None,
     writers: list[str] | None,
-    spread: Literal["devices", "workers"] | None,
+    spread: Spread | None,
 ) -> None:
     """Write an export of a patch and show its folder; what is wrong with the arguments is found before the model loads.
 

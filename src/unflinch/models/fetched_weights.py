@@ -7,7 +7,7 @@ a weight, and a way back through a layer that does not hold on to what was fetch
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,11 +109,11 @@ class _Fetching(AlignDevicesHook):  # type: ignore[misc]  # accelerate has no ty
         return super().post_forward(module, output)
 
 
-def watch_fetched(model: nn.Module) -> FetchedWeights | None:
-    """Return what a model that accelerate has dispatched fetches, None if it holds all weights; to be called once."""
+def watch_fetched(model: nn.Module) -> None:
+    """Keep account of what a model that accelerate has dispatched fetches, if anything; to be called once."""
     fetching = [(module, hook) for module in model.modules() if (hook := _fetching_hook(module))]
     if not fetching:
-        return None
+        return
     fetched = FetchedWeights(fetching[0][1].weights_map.dataset)
     for module, hook in fetching:
         own: Any = module._hf_hook
@@ -123,7 +123,6 @@ def watch_fetched(model: nn.Module) -> FetchedWeights | None:
         else:
             own.hooks = tuple(other if part is hook else part for part in own.hooks)
     setattr(model, _ATTRIBUTE, fetched)
-    return fetched
 
 
 def _fetching_hook(module: nn.Module) -> Any:
@@ -151,23 +150,23 @@ def weight_of(model: nn.Module, name: str) -> Tensor:
     return fetched[name] if held.is_meta and fetched is not None else held.detach()
 
 
+@contextmanager
 @torch.no_grad()
-def put_weight(model: nn.Module, name: str, value: Tensor) -> None:
-    """Give a parameter other values, in place if the model holds it."""
+def replaced_weight(model: nn.Module, name: str, value: Tensor) -> Iterator[None]:
+    """Give a parameter other values for the time of the block, in place if the model holds it."""
     held, fetched = model.get_parameter(name), fetched_of(model)
     if held.is_meta and fetched is not None:
         fetched.change(name, value)
-    else:
+        try:
+            yield
+        finally:
+            fetched.restore(name)
+        return
+    original = held.detach().clone()
+    try:
         held.copy_(value)
-
-
-@torch.no_grad()
-def restore_weight(model: nn.Module, name: str, original: Tensor) -> None:
-    """Give a parameter its original values again."""
-    held, fetched = model.get_parameter(name), fetched_of(model)
-    if held.is_meta and fetched is not None:
-        fetched.restore(name)
-    else:
+        yield
+    finally:
         held.copy_(original)
 
 

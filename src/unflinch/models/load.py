@@ -47,6 +47,7 @@ from unflinch.models.quantised import (
     check_gradients,
     keep_packing,
     linear_bytes,
+    stored_linear_bytes,
     stored_quantisation,
 )
 from unflinch.models.shared_weights import share_weights
@@ -237,7 +238,7 @@ def load_model(
     settings = bitsandbytes_settings(load_in, model_id, stored, kind, where)
     quantisation = f"bitsandbytes {load_in}" if load_in else stored
     with loading(model_id, stored):
-        sizes = (kind.itemsize, linear_bytes(load_in, described.config))
+        sizes = (kind.itemsize, linear_bytes(load_in, stored_linear_bytes(described.config)))
         placed = _device_map(described.config, trust_remote_code, (layers, writers), where, sizes, spread)
         model, found = _read_weights(described, revision, kind, trust_remote_code, settings, placed or where)
     _check_found(found, model_id)

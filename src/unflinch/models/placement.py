@@ -100,7 +100,7 @@ def place_layers(layers: Sequence[int], others: int, room: Room) -> list[Device]
     """
     left = [size for _, size in room.computing]
     left[0] -= others
-    fits = sum(layers) <= sum(left) and _filled(layers, left) is not None
+    fits = _filled(layers, left) is not None
     if not fits:
         left[0] -= max(layers)  # one layer is there while it runs
     if left[0] < 0 or (not fits and not room.disk):

@@ -99,9 +99,14 @@ def stored_linear_bytes(config: PreTrainedConfig) -> float | None:
     return 17 / 16 * (bits or (4 if settings.get("load_in_4bit") else 8)) / 8
 
 
-def linear_bytes(load_in: str | None, config: PreTrainedConfig) -> float | None:
-    """Return the bytes of a weight in a linear module as the model will be held; None if it is not quantised."""
-    return LINEAR_BYTES[load_in] if load_in else stored_linear_bytes(config)
+def linear_bytes(load_in: str | None, stored: float | None) -> float | None:
+    """Return the bytes of a weight in a linear module as the model will be held; None if it is not quantised.
+
+    Args:
+        load_in: how it is quantised while it is read.
+        stored: its bytes in the file, where that is quantised.
+    """
+    return LINEAR_BYTES[load_in] if load_in else stored
 
 
 def _stored_settings(config: PreTrainedConfig) -> dict[str, Any]:

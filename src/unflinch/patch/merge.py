@@ -6,7 +6,7 @@ import json
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from unflinch.artifacts import Patch
 from unflinch.errors import PatchError
-from unflinch.models.fetched_weights import fetched_of, put_weight, restore_weight, weight_of
+from unflinch.models.fetched_weights import fetched_of, replaced_weight, weight_of
 from unflinch.models.load import LoadedModel
 from unflinch.patch.attach import check_fits
 from unflinch.patch.export import check_strength, new_folder, provenance_of
@@ -85,15 +85,13 @@ def merged(model: PreTrainedModel, patch: Patch, strength: float) -> Iterator[No
         )
     _check_not_shared(model, patch)
     check_fits(model, patch)
-    originals = {f"{name}.weight": weight_of(model, f"{name}.weight").clone() for name in patch.factors}
-    try:
-        for (name, original), factors in zip(originals.items(), patch.factors.values(), strict=True):
-            a, b = (factor.to(original.device, torch.float32) for factor in (factors.a, factors.b))
-            put_weight(model, name, (original.float() + strength * (b @ a)).to(original.dtype))
+    with ExitStack() as replaced:
+        for name, factors in patch.factors.items():
+            weight = weight_of(model, f"{name}.weight")
+            a, b = (factor.to(weight.device, torch.float32) for factor in (factors.a, factors.b))
+            merged_weight = (weight.float() + strength * (b @ a)).to(weight.dtype)
+            replaced.enter_context(replaced_weight(model, f"{name}.weight", merged_weight))
         yield
-    finally:
-        for name, original in originals.items():
-            restore_weight(model, name, original)
 
 
 def _check_not_shared(model: PreTrainedModel, patch: Patch) -> None:

@@ -21,7 +21,7 @@ from unflinch.models.memory import GIB, free_memory, in_gib, memory_in_use
 from unflinch.models.memory_parts import Holding, ModelShape, Workload
 from unflinch.models.memory_plan import MemoryPlan, plan_memory, prompt_lengths, read_shape
 from unflinch.models.placement import MEMORY_SHARE, computing_devices
-from unflinch.models.quantised import LINEAR_BYTES, can_quantise
+from unflinch.models.quantised import can_quantise, linear_bytes
 from unflinch.models.thinking import read_thinking, thinking_modes
 from unflinch.steps.baseline import ASKED_TOGETHER
 from unflinch.steps.fit import SHARES
@@ -73,7 +73,7 @@ def plan_for(config: RunConfig, splits: Splits, shape: ModelShape, sampled: Samp
     size = pick_dtype(options.dtype, device).itemsize
     used = memory_in_use(device)
     has = int(options.max_memory * GIB) if options.max_memory else used + free_memory(device)
-    linear = LINEAR_BYTES[options.load_in] if options.load_in else shape.stored_linear_bytes or float(size)
+    linear = linear_bytes(options.load_in, shape.stored_linear_bytes) or float(size)
     held = Holding(size, linear, used)
     beside = None if device.type in {"cpu", "mps"} else free_memory(torch.device("cpu"))
     if beside is not None and options.spread == "devices":
