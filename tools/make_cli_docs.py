@@ -51,12 +51,17 @@ def section(name: str, command: Any, last: str = "") -> str:
     usage = " ".join(filter(None, [name, *words, *needed, "[OPTIONS]", last]))
     text = f"## `{name}`\n\n```\n{usage}\n```\n\n{command.help.strip()}\n"
     rows = [(f"`{argument.metavar}`", argument.help) for argument in arguments]
-    rows += [(f"`{' '.join(filter(None, [option.opts[0], option.metavar]))}`", described(option)) for option in options]
+    rows += [(f"`{' '.join(filter(None, [written(option), option.metavar]))}`", described(option)) for option in options]
     return (
         text
         + "\n| | |\n|---|---|\n"
         + "".join(f"| {left} | {right.replace('|', '&#124;')} |\n" for left, right in rows)
     )
+
+
+def written(option: Any) -> str:
+    """Return how an option is given; of a switch that is on unless told otherwise, both ways."""
+    return " / ".join([option.opts[0], *(option.secondary_opts[:1] if option.default is True else [])])
 
 
 def described(option: Any) -> str:

@@ -44,8 +44,8 @@ that it can have, and demands that
 - a fit lowers the scores of a planted refusal, the logits are bit-equal with the patch off and after it, and the
   exported folder does the same in plain PEFT.
 
-That is a test of the code, not of the method: how well a patch does was measured on real weights of `qwen2` alone
-(README).
+That is a test of the code, not of the method: how well a patch does was measured on real weights of `qwen2` (README)
+and of one small `llama`, whose run failed (LOG).
 
 ## Models without a row
 

@@ -22,21 +22,19 @@ def run_table(results: dict[str, Any]) -> str:
     def percent(count: int, n: int) -> str:
         return f"{count} of {n} ({100 * count / n:.0f} %)"
 
-    low, high = (100 * targets["after_interval"][end] for end in ("low", "high"))
-    kept = keep["after_interval"]
-    lost = [100 * (1 - kept["high"]), 100 * (1 - kept["low"])]
+    def lost(kind: dict[str, Any]) -> str:
+        kept = kind["after_interval"]
+        return f"{percent(kind['lost'], kind['n'])}, {_interval(1 - kept['high'], 1 - kept['low'])}"
+
+    left = targets["after_interval"]
     rows = [
         (
             "false refusals left",
-            f"{percent(targets['refused_after'], targets['n'])}, 95 % interval {low:.0f}-{high:.0f} %",
+            f"{percent(targets['refused_after'], targets['n'])}, {_interval(left['low'], left['high'])}",
             percent(cut["targets_refused"], targets["n"]),
         ),
-        (
-            "right refusals lost",
-            f"{percent(keep['lost'], keep['n'])}, 95 % interval {lost[0]:.0f}-{lost[1]:.0f} %",
-            percent(cut["keep_lost"], keep["n"]),
-        ),
-        ("guard refusals lost", percent(guard["lost"], guard["n"]), percent(cut["guard_lost"], guard["n"])),
+        ("right refusals lost", lost(keep), percent(cut["keep_lost"], keep["n"])),
+        ("guard refusals lost", lost(guard), percent(cut["guard_lost"], guard["n"])),
         (
             "first-token KL, ordinary prompts, mean",
             f"{first['mean']:.4f} nats (95th percentile {first['p95']:.3f}, n = {first['n']})",
@@ -120,8 +118,12 @@ def _dialogue_rows(dialogues: dict[str, Any] | None) -> list[tuple[str, str, str
     ]
 
 
+def _interval(low: float, high: float) -> str:
+    return f"95 % interval {100 * low:.0f}-{100 * high:.0f} %"
+
+
 def _of_the_direction(strength: float) -> str:
-    return "whole" if strength == 1 else f"{100 * strength:.0f} % of it: about as many left"
+    return "whole" if strength == 1 else f"{100 * strength:.0f} % of it, matched by first-token scores"
 
 
 def public_table(public: dict[str, Any]) -> str:

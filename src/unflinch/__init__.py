@@ -1,4 +1,4 @@
-"""unflinch: stop a local language model from refusing harmless questions, and prove that nothing else changed."""
+"""unflinch: stop a local language model from refusing harmless questions, and measure what else changed."""
 
 from __future__ import annotations
 

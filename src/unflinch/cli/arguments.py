@@ -37,7 +37,10 @@ Ordinary = Annotated[
 MaxTargets = Annotated[
     int | None,
     typer.Option(
-        metavar="N", help=f"Most targets in each of fit, select and test. [default: {PromptOptions.max_targets_fit}]"
+        metavar="N",
+        help="Most targets in each of fit, select and test. [default: "
+        f"{PromptOptions.max_targets_fit}, {PromptOptions.max_targets_select} and {PromptOptions.max_targets_test}; "
+        "fewer in the demo]",
     ),
 ]
 

@@ -69,7 +69,7 @@ def unflinch(
         bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version.")
     ] = False,
 ) -> None:
-    """Stop a local language model from refusing harmless questions, and prove that nothing else changed.
+    """Stop a local language model from refusing harmless questions, and measure what else changed.
 
     Start with `unflinch demo`, or `unflinch run MODEL` for a model of your own.
     """
