@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from documents import DOCS, MODEL, README, ROOT, blocks, command_lines, inline_code, options, parsed
+from documents import DOCS, MODEL, README, ROOT, blocks, command_lines, inline_code, options, parsed, script
 from planted_model import config_for
 
 from unflinch import config as config_module
@@ -74,6 +74,14 @@ def test_the_site_loads_nothing_from_elsewhere(site: Path) -> None:
     texts = {path: path.read_text(encoding="utf-8") for path in site.rglob("*") if path.suffix in {".html", ".css"}}
     assert len(texts) > len(PAGES)
     assert [path.name for path, text in texts.items() if loading.search(text) or imported.search(text)] == []
+
+
+def test_tables_of_the_pages_equal_the_committed_results() -> None:
+    tool = script(ROOT / "tools" / "update_tables.py")
+    assert README in tool.PAGES and set(tool.PAGES) > set(DOCS.rglob("*.md"))
+    assert tool.outdated() == []
+    changed = tool.updated("<!-- judge table -->\n<!-- /judge table -->", tool.TABLES)
+    assert "| rules |" in changed  # what is written into a page that has the place
 
 
 def test_tables_and_figures_stand_in_their_places(site: Path) -> None:

@@ -12,7 +12,7 @@ TEXT = README.read_text(encoding="utf-8")
 
 
 def test_the_tables_equal_the_committed_results() -> None:
-    tool = script(ROOT / "tools" / "update_readme.py")
+    tool = script(ROOT / "tools" / "readme_tables.py")
     assert tool.updated(TEXT, tool.TABLES) == TEXT
     for name in tool.TABLES:
         assert TEXT.count(f"<!-- {name} table -->") == 1

@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
-from update_readme import RESULTS
+from readme_tables import RESULTS
 
 from unflinch.report.figures import AFTER, BEFORE, INK, MUTED, SERIES, axes_at, layer_figure, refusal_figure, themed_svg
 from unflinch.report.kl_figures import kl_figure

@@ -1,7 +1,7 @@
-"""What MkDocs puts into the pages of the documentation: tables and figures, made from the committed results.
+"""What MkDocs puts into the pages of the documentation: figures, made from the committed results.
 
-A pair of comments `<!-- demo table -->` and `<!-- /demo table -->` gets a table, `<!-- dial figure -->` a drawing, and
-an image of `docs/figures` becomes part of the page, so that it follows the page's light or dark colours.
+A comment `<!-- dial figure -->` gets a drawing, and an image of `docs/figures` becomes part of the page, so that it
+follows the page's light or dark colours. Tables stand in the pages themselves: `update_tables.py`.
 """
 
 from __future__ import annotations
@@ -15,18 +15,20 @@ from docs_tables import TABLES
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
-from update_readme import RESULTS, ROOT, updated
+from readme_tables import RESULTS, ROOT
 
 _PLACES = re.compile(r"<!-- /?([\w. -]+) (table|figure) -->")
 _PALETTE = ROOT / "src" / "unflinch" / "report" / "templates" / "palette.css"
 _COLOURS = re.compile(r":root \{([^{}]*)\}")
+_COMMITTED, _SHOWN = "../benchmarks/results/", "results/"
+"""Where a page of the repository finds a committed picture, and where one of the site does."""
 _DRAWING = re.compile(r'<img alt="([^"]*)" src="(?:\.\./)*figures/([\w-]+\.svg)" ?/?>')
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the figure of all methods side by side, which lies beside the results that it shows, and figures' colours."""
     name = "side_by_side.svg"
-    files.append(File.generated(config, f"results/{name}", abs_src_path=str(RESULTS / name)))
+    files.append(File.generated(config, f"{_SHOWN}{name}", abs_src_path=str(RESULTS / name)))
     files.append(File.generated(config, "palette.css", content=figure_colours(_PALETTE.read_text(encoding="utf-8"))))
     return files
 
@@ -39,7 +41,7 @@ def figure_colours(palette: str) -> str:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Return the page with its tables.
+    """Return the page with its pictures where the site has them.
 
     Raises:
         PluginError: if the page asks for a table or figure that there is none of.
@@ -47,7 +49,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     for name, kind in _PLACES.findall(markdown):
         if name not in (TABLES if kind == "table" else FIGURES):
             raise PluginError(f"a page asks for the {kind} {name!r}; there are {', '.join([*TABLES, *FIGURES])}")
-    return updated(markdown, TABLES)
+    return markdown.replace(_COMMITTED, _SHOWN)
 
 
 def on_page_content(html: str, config: MkDocsConfig, **_: Any) -> str:

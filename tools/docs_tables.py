@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import update_readme
+import readme_tables
 
 
 def judge_table(document: dict[str, Any]) -> str:
@@ -95,7 +95,7 @@ def _in_unit(value: float, unit: str) -> str:
 
 
 TABLES: dict[str, tuple[str, Callable[[Any], str]]] = {
-    **update_readme.TABLES,
+    **readme_tables.TABLES,
     "judge": ("judge_xstest.json", judge_table),
     "memory": ("speed.json", memory_table),
     "plan": ("memory.json", plan_table),

@@ -1,4 +1,4 @@
-"""Write the README's result tables from the committed results: `python tools/update_readme.py`."""
+"""The README's tables of results, from the committed results; `update_tables.py` writes them."""
 
 from __future__ import annotations
 
@@ -188,8 +188,3 @@ def _renewed(page: str, name: str, block: str) -> str:
     before, _, rest = page.partition(start)
     _, _, after = rest.partition(end)
     return f"{before}{start}\n{block}\n{end}{after}"
-
-
-if __name__ == "__main__":
-    path = ROOT / "README.md"
-    path.write_text(updated(path.read_text(encoding="utf-8"), TABLES), encoding="utf-8")
