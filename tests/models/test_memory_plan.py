@@ -32,6 +32,7 @@ WORK = Workload(
     lengths=prompt_lengths([range(30), range(50), range(120)]),
     answered=((40, 60), (150, 120)),
     answer_tokens=32,
+    begun=(128, 90),
     fitted=2000,
     measured=150,
     fit_tokens=6,
@@ -97,7 +98,17 @@ def test_more_of_anything_never_needs_less(factor: int) -> None:
     assert needs(replace(SHAPE, parameters=factor * SHAPE.parameters)) > needs()
     assert needs(work=replace(WORK, fitted=factor * WORK.fitted)) >= needs()
     assert needs(work=replace(WORK, answered=((factor * 40, 4000),))) >= needs()
+    assert needs(work=replace(WORK, begun=(128, factor * 4000))) > needs()
     assert needs(held=replace(HELD, linear_bytes=0.5)) < needs()
+
+
+def test_answers_that_the_scan_begins_are_counted_as_the_baselines_are() -> None:
+    large_cache = replace(SHAPE, keys=8 * SHAPE.keys)
+    same = replace(WORK, answered=((128, 60),), begun=(128, 60 + WORK.answer_tokens))
+    steps = plan_memory(large_cache, same, HELD, "cpu", 2000 * GIB, 1 / 3).steps
+    assert steps["scan"] == steps["baseline"]
+    few = plan_memory(large_cache, replace(same, begun=(1, 10)), HELD, "cpu", 2000 * GIB, 1 / 3).steps
+    assert few["scan"] < few["baseline"] == steps["baseline"]
 
 
 def test_statistics_that_do_not_fit_beside_the_model_wait_on_the_disk() -> None:

@@ -17,6 +17,8 @@ from unflinch.models.lower_layers import MOST_BYTES
 
 _FLOAT = 4
 _GRADIENT_RANK = 2
+_GAPS = 1 / 8
+"""Share of a graph that lies unused between its tensors, which are of many sizes: measured a quarter (135M) to none."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,8 @@ class Workload:
     """Prompts that are answered in one call, set by set: how many, and the length of the longest."""
     answer_tokens: int
     """Most tokens of these answers."""
+    begun: tuple[int, int]
+    """Answers whose first token the scan tries: how many, and the length of the longest prompt with its answer."""
     fitted: int
     """Prompts whose gradients are kept."""
     measured: int
@@ -196,17 +200,20 @@ class MemoryParts:
         return tokens * self.held.value_bytes * (3 * self.shape.feed_forward + 4 * self.shape.width)
 
     def answering(self) -> int:
+        """The set of prompts that takes most to be answered."""
+        return max(self.writing(rows, longest + self.work.answer_tokens) for rows, longest in self.work.answered)
+
+    def writing(self, rows: int, tokens: int) -> int:
         """Keys and values of all rows that are answered together, twice while batches are joined, and their logits."""
-        a_token = 2 * self.shape.depth * self.shape.keys * self.held.value_bytes
-        together = WRITTEN_TOGETHER + READ_TOKENS // self.work.lengths.typical
-        sets = [(min(rows, together), longest + self.work.answer_tokens) for rows, longest in self.work.answered]
-        cache = a_token * max(rows * tokens for rows, tokens in sets)
-        return 2 * cache + max(self.forward(READ_TOKENS), 2 * max(rows for rows, _ in sets) * self.logits)
+        together = min(rows, WRITTEN_TOGETHER + READ_TOKENS // self.work.lengths.typical)
+        cache = together * tokens * 2 * self.shape.depth * self.shape.keys * self.held.value_bytes
+        return 2 * cache + max(self.forward(READ_TOKENS), 2 * together * self.logits)
 
     def scanning(self) -> int:
-        """The residual stream behind every layer of a batch, or the logits of some rows."""
+        """The residual stream behind every layer of a batch, the logits of some rows, or answers that were begun."""
         stream = READ_TOKENS * self.shape.depth * self.shape.width * self.held.value_bytes
-        return self.forward(READ_TOKENS) + max(stream, 4 * 64 * self.logits)
+        reading = self.forward(READ_TOKENS) + max(stream, 4 * 64 * self.logits)
+        return max(reading, self.writing(*self.work.begun))
 
     def graph(self, tokens: int) -> int:
         """What automatic differentiation keeps, from the first edited layer on: they begin a third up at the least."""
@@ -215,13 +222,17 @@ class MemoryParts:
         of_floats = 2.5 * self.shape.width  # inputs of norms
         return int(tokens * layers * (self.held.value_bytes * of_values + _FLOAT * of_floats))
 
+    def allocated_graph(self, tokens: int) -> int:
+        """The same with the gaps that an allocator leaves."""
+        return int((1 + _GAPS) * self.graph(tokens))
+
     def differentiating(self, scored: int, copies: int) -> int:
         """A batch of gradients, with logits at some last positions."""
         lengths, most = self.work.lengths, GRADIENT_TOKENS
         rows = max(1, most // (lengths.typical + scored))
         captured = self.edited_layers() * sum(i + o for i, o in self.shape.edited) * self.held.value_bytes
         tokens = self.own_tokens(most)
-        return self.graph(tokens) + tokens * captured + copies * rows * scored * self.logits
+        return self.allocated_graph(tokens) + tokens * captured + copies * rows * scored * self.logits
 
     def own_tokens(self, most: int) -> int:
         """Most tokens behind the shared ones in a batch: the longest prompts share the smallest part of theirs."""
@@ -244,4 +255,4 @@ class MemoryParts:
         rows = min(self.work.fine_tuned, GRADIENT_TOKENS // self.work.lengths.typical)
         tokens = min(self.own_tokens(GRADIENT_TOKENS), self.work.fine_tuned * self.own)
         inputs = self.edited_layers() * sum(i for i, _ in self.shape.edited) * _FLOAT
-        return self.graph(tokens) + tokens * inputs + 6 * self.work.fit_tokens * rows * self.logits
+        return self.allocated_graph(tokens) + tokens * inputs + 6 * self.work.fit_tokens * rows * self.logits

@@ -25,6 +25,7 @@ from unflinch.models.quantised import can_quantise, linear_bytes
 from unflinch.models.thinking import read_thinking, thinking_modes
 from unflinch.steps.baseline import ASKED_TOGETHER
 from unflinch.steps.fit import SHARES
+from unflinch.steps.openings import MOST_BEGUN
 from unflinch.steps.prepare import splits_in_modes
 from unflinch.subspace.select import SEPARATING_SHARE
 
@@ -96,9 +97,11 @@ def workload(config: RunConfig, splits: Splits, sampled: Sampled) -> Workload:
         prompts = len(getattr(getattr(splits, part), kind))
         some = part == "fit" and kind != "guard"
         answered.append((min(prompts, ASKED_TOGETHER) if some else prompts, max(map(len, sequences), default=0)))
+    longest_target = max(map(len, sampled["fit", "targets"]), default=0)
     return Workload(
         lengths=prompt_lengths([sequence for sequences in sampled.values() for sequence in sequences]),
         answered=tuple(answered),
+        begun=(MOST_BEGUN, longest_target + scan.decision_tokens),
         answer_tokens=max(scan.decision_tokens, scan.ordinary_tokens, validate.answer_tokens, validate.kl_tokens),
         fitted=sum(of_fit.values()),
         measured=len(splits.select.ordinary),

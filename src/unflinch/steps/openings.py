@@ -25,6 +25,8 @@ _CANDIDATES = 32
 """First tokens that are tried, the likeliest over all prompts."""
 _TRIALS = 4
 """Answers that are tried with each."""
+MOST_BEGUN = _CANDIDATES * _TRIALS
+"""Answers that are begun."""
 
 
 def model_openings(loaded: LoadedModel, sets: BaselineSet, tokens: int, progress: Progress) -> RefusalOpenings:
