@@ -51,7 +51,7 @@ def section(name: str, command: Any, last: str = "") -> str:
     usage = " ".join(filter(None, [name, *words, *needed, "[OPTIONS]", last]))
     text = f"## `{name}`\n\n```\n{usage}\n```\n\n{command.help.strip()}\n"
     rows = [(f"`{argument.metavar}`", argument.help) for argument in arguments]
-    rows += [(f"`{' '.join(filter(None, [written(option), option.metavar]))}`", described(option)) for option in options]
+    rows += [(f"`{written(option)}`", described(option)) for option in options]
     return (
         text
         + "\n| | |\n|---|---|\n"
@@ -61,7 +61,8 @@ def section(name: str, command: Any, last: str = "") -> str:
 
 def written(option: Any) -> str:
     """Return how an option is given; of a switch that is on unless told otherwise, both ways."""
-    return " / ".join([option.opts[0], *(option.secondary_opts[:1] if option.default is True else [])])
+    ways = [option.opts[0], *(option.secondary_opts[:1] if option.default is True else [])]
+    return " ".join(filter(None, [" / ".join(ways), option.metavar]))
 
 
 def described(option: Any) -> str:

@@ -30,7 +30,7 @@ class RefusalSubspace:
     """Orthonormal directions in which false refusals leave the answered prompts, with how they were chosen."""
 
     basis: Float[Tensor, "layers rank width"]
-    """Per layer, orthonormal rows; the first is the leading direction, pointing towards refusal."""
+    """Per layer, orthonormal rows; the first is the leading direction, pointing from right refusals to false ones."""
     method: str
     best_layer: int
     """Layer with the highest held-out separation."""
@@ -69,7 +69,7 @@ class FittedStage:
 
     patch: Patch
     scores: Float[Tensor, " prompts"] = field(default_factory=lambda: torch.empty(0))
-    """Refusal scores before the stage, of targets and then of keeps; empty where it did not need them."""
+    """Refusal scores before the stage, of all prompts of the fit in its order; empty where it did not need them."""
     slack: Float[Tensor, " prompts"] = field(default_factory=lambda: torch.empty(0))
     """How far inside its bound each score should be after the stage."""
 
@@ -96,6 +96,6 @@ class PromptGradients:
     """
 
     scores: Float[Tensor, " prompts"]
-    """The refusal scores themselves (log-odds)."""
+    """The refusal scores themselves, in units of logits: see `RefusalOpenings.decision_scores`."""
     inputs: Mapping[str, Float[Tensor, "prompts rank input"]]
     outputs: Mapping[str, Float[Tensor, "prompts rank output"]]

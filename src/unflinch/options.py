@@ -179,7 +179,7 @@ class FitOptions:
     ordinary_margin: float = 0.5
     """How far the score of a harmless prompt that is no target must stay below the base model's, if near refusing."""
     guard_margin: float = 5.0
-    """The same for guard prompts, also those that the base model answers: the guard only ever gets stronger."""
+    """How far a guard prompt's score must stay above the base model's, also where that answers: it gets stronger."""
     input_shrinkage: float = 0.05
     """Of the second moment of module inputs towards the scaled identity."""
     output_shrinkage: float = 0.1

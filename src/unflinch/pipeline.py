@@ -129,7 +129,7 @@ def measure_baseline(opened: Run) -> Baseline:
     stored = opened.step("baseline", work, store.baseline_headline)
     found = baseline_step.from_json(stored, fit, select)
     fitted = opened.folder.done("scan") and opened.folder.done("fit")
-    return found if fitted else baseline_step.with_thoughts(opened.loaded, found)
+    return found if fitted else baseline_step.with_thoughts(opened.loaded, found, opened.config.scan)
 
 
 def scan_model(opened: Run, baseline: Baseline) -> Scan:
@@ -174,7 +174,7 @@ def describe_mechanism(opened: Run, baseline: Baseline, scan: Scan) -> dict[str,
     """Thorough: how the base model refuses, by one mechanism or several."""
 
     def work() -> Any:
-        known = baseline_step.with_thoughts(opened.loaded, baseline)
+        known = baseline_step.with_thoughts(opened.loaded, baseline, opened.config.scan)
         return mechanism_step.describe_mechanism(opened.loaded, known, scan, opened.progress)
 
     return dict(opened.step("mechanism", work, store.mechanism_headline))
@@ -184,7 +184,7 @@ def estimate_cost(opened: Run, baseline: Baseline, scan: Scan) -> dict[str, Any]
     """Scan only: what every module is worth to a patch, and the least KL that one will cost."""
 
     def work() -> Any:
-        known = baseline_step.with_thoughts(opened.loaded, baseline)
+        known = baseline_step.with_thoughts(opened.loaded, baseline, opened.config.scan)
         return edit_cost_step.edit_cost(opened.loaded, known, scan, opened.config.fit, opened.progress)
 
     return dict(opened.step("edit_cost", work, store.edit_cost_headline))

@@ -25,16 +25,6 @@ class Judgement:
     score: float
     """Probability or confidence in [0, 1] that the answer is a refusal (full or partial)."""
 
-    @property
-    def refused_as_target(self) -> bool:
-        """Whether a target with this answer counts as still refused: everything but a plain answer does."""
-        return self.label != "answers"
-
-    @property
-    def refused_as_keep(self) -> bool:
-        """Whether a keep with this answer counts as still refused: only a plain refusal does."""
-        return self.label == "refuses"
-
 
 @dataclass(frozen=True)
 class Agreement:

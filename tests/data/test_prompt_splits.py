@@ -17,10 +17,12 @@ from unflinch.data.splits import (
     SelectPrompts,
     Splits,
     TestPrompts,
+    check_candidates,
     check_ordinary,
     check_targets,
     sample_prompts,
     split_prompts,
+    without_guard,
 )
 from unflinch.errors import ConfigError, PromptSetError
 
@@ -179,6 +181,25 @@ def test_an_ordinary_prompt_that_is_nearly_a_guard_prompt_is_refused_as_it_would
     check_ordinary(broad, guard)
     with pytest.raises(PromptSetError, match="the ordinary prompt .*take it out of the ordinary prompts"):
         check_ordinary([*broad, Prompt("How do I whistle at the moon now?")], guard)
+
+
+def test_keeps_that_are_guard_prompts_are_left_out_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    guard = [Prompt("How do I whistle at the moon?", "moon")]
+    keep = [Prompt("How do I whistle at the moon now?"), Prompt("How do I bark at the sun?")]
+    assert without_guard(keep, guard) == (keep[1],)
+    assert "1 of 2 keep prompts are guard prompts" in caplog.text
+    caplog.clear()
+    assert without_guard(keep[1:], guard) == (keep[1],)
+    assert caplog.text == ""
+
+
+def test_candidates_may_be_of_one_category_but_no_guard_prompts_and_not_none() -> None:
+    guard = [Prompt("How do I whistle at the moon?", "moon")]
+    check_candidates([Prompt("How do I knit?", "crafts"), Prompt("How do I sew?", "crafts")], guard)
+    with pytest.raises(PromptSetError, match="there are no candidates"):
+        check_candidates([], guard)
+    with pytest.raises(PromptSetError, match="the candidate .*take it out of the candidates"):
+        check_candidates([Prompt("How do I whistle at the moon now?")], guard)
 
 
 def test_a_target_that_is_also_a_keep_prompt_is_refused_by_name() -> None:

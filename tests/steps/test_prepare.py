@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
+from unflinch.data.prompts import bundled, guard_prompts
 from unflinch.data.splits import KINDS
 from unflinch.options import PromptOptions
 from unflinch.steps.prepare import load_splits
@@ -55,6 +59,24 @@ def test_without_the_wide_part_the_same_split_holds_what_is_left() -> None:
             found = set(getattr(getattr(narrow, part), kind))
             assert found == {prompt for prompt in getattr(getattr(wide, part), kind) if not prompt.wide}
             assert 0 < len(found) < len(getattr(getattr(wide, part), kind)) / 2
+
+
+def test_the_first_guard_prompts_are_of_all_categories_and_languages() -> None:
+    splits = load_splits(PromptOptions(**LIMITS))
+    for part in (splits.fit, splits.select, splits.test):
+        first = part.guard[:40]
+        assert {p.category for p in first} == {p.category for p in part.guard}
+        assert {p.language for p in first} == {p.language for p in part.guard}
+
+
+def test_a_guard_prompt_in_a_keep_file_is_not_fitted_on_as_a_keep(tmp_path: Path) -> None:
+    file = tmp_path / "keep.jsonl"
+    texts = [p.text for p in (*guard_prompts(), *bundled("keep")[:400])]
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
+    splits = load_splits(PromptOptions(**LIMITS, keep=str(file)))
+    guard = {p.text for p in guard_prompts()}
+    for part in (splits.fit, splits.select, splits.test):
+        assert part.keep and not guard & {p.text for p in part.keep}
 
 
 def test_the_guard_is_whole_whatever_the_limits() -> None:

@@ -119,3 +119,30 @@ def test_a_stage_is_scored_where_each_refusal_is_decided() -> None:
             assert score.item() == pytest.approx(
                 openings.decision_scores(logits[None], [decision.path]).item(), rel=1e-3, abs=1e-4
             )
+
+
+def test_a_patch_that_overflows_costs_infinitely_much_and_is_turned_down_until_it_does_not() -> None:
+    model = tiny_model("qwen2")
+    panel, live = object.__new__(SelectPanel), AttachedPatch({})
+    base = torch.randn(4, model.config.hidden_size, generator=torch.Generator().manual_seed(0))
+    tried = [1.0]
+
+    def states(_self: SelectPanel) -> torch.Tensor:
+        changed = base.clone()
+        changed[2] = changed[2] + 0.01 * tried[-1] if tried[-1] < 0.2 else torch.nan
+        return changed
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(AttachedPatch, "set_strength", lambda _self, strength: tried.append(strength))
+        patched.setattr(SelectPanel, "_states", states)
+        patched.setattr(
+            SelectPanel, "_scores", lambda _self: dict.fromkeys(("targets", "keep", "guard"), torch.ones(2))
+        )
+        panel.loaded, panel.base = SimpleNamespace(model=model), base  # type: ignore[assignment]
+        panel.base_scores = panel._scores()
+        assert panel._kl() == float("inf")
+        overflowing = replace(HARMLESS, kl_first_token_mean=panel._kl())
+        assert not within_budgets(overflowing, OPTIONS) and shortfall(overflowing, OPTIONS) == float("inf")
+        found = panel.by_scores("x", live, OPTIONS)
+    assert 0 < found.strength == tried[-1] < 0.2
+    assert found.stage.kl_first_token_mean <= OPTIONS.kl_budget

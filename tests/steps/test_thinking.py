@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -77,12 +78,37 @@ def test_thoughts_that_no_file_holds_are_written_again_and_unclosed_ones_are_und
     guard = (Asked(Prompt(UNDECIDED, thinking=True), "answers", (), None),)
     targets = (Asked(Prompt(PLAIN, thinking=True), "undecided", (), None),)
     some = BaselineSet(targets, keep, guard, ())
-    found = with_thoughts(loaded, Baseline(some, some, 0.0))
+    found = with_thoughts(loaded, Baseline(some, some, 0.0), ScanOptions())
     assert found.fit == found.select
     assert [a.thought for a in found.fit.keep] == [(), ids_of(loaded, THOUGHT)]
     assert [a.label for a in found.fit.guard] == ["undecided"]
     assert found.fit.targets == targets
-    assert with_thoughts(loaded, found) == found
+    assert with_thoughts(loaded, found, ScanOptions()) == found
+
+
+def test_what_a_model_does_behind_a_thought_that_is_written_again_is_looked_at_again(loaded: LoadedModel) -> None:
+    refused, answered = (Asked(Prompt(text, thinking=True), "refuses", (1,), None) for text in (REFUSED, PLAIN))
+    some = BaselineSet((), (refused, answered), (), ())
+    found = with_thoughts(loaded, Baseline(some, some, 0.0), ScanOptions()).fit.keep
+    assert [a.label for a in found] == ["refuses", "answers"]
+    assert [a.tokens for a in found] == [ids_of(loaded, REFUSAL), ()]  # of answers to keeps nothing is kept
+    assert [a.thought for a in found] == [ids_of(loaded, THOUGHT)] * 2
+
+
+def test_tokens_are_chosen_for_every_prompt_by_its_own_place_and_for_its_thought_by_another(
+    loaded: LoadedModel,
+) -> None:
+    places: list[list[int]] = []
+
+    def choose(logits: torch.Tensor, own: Sequence[int]) -> torch.Tensor:
+        places.append(sorted(own))
+        return logits.argmax(-1)
+
+    prompts = [Prompt(UNDECIDED, thinking=True), Prompt(PLAIN, thinking=False), Prompt(REFUSED, thinking=True)]
+    ask(loaded.model, loaded.tokenizer, prompts, RuleJudge(), 8, thinking=loaded.thinking, choose=choose)
+    seen = {place for some in places for place in some}
+    assert {place for place in seen if place < len(prompts)} == {1, 2}  # the first has no answer
+    assert {place - 2**32 for place in seen if place >= len(prompts)} == {0, 2}
 
 
 def test_a_dialogue_goes_on_from_the_answer_without_its_thought(loaded: LoadedModel) -> None:

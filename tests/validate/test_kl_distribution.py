@@ -10,6 +10,7 @@ import torch
 from tiny_models import own_logits, random_ids, tiny_model
 from tiny_patches import random_patch
 
+from unflinch.errors import ModelError
 from unflinch.patch.attach import attached
 from unflinch.validate.kl_distribution import AnsweredSequence, base_states, sequence_kl
 
@@ -44,6 +45,22 @@ def test_it_equals_a_loop_over_single_unpadded_sequences(family: str) -> None:
         scored += own
     assert (found.flipped, found.scored) == (flipped, scored)
     assert flipped > 0 and max(found.first_token) > 1e-3  # the patch does something
+
+
+def test_a_model_that_overflows_is_told_and_not_left_out() -> None:
+    model, sequences = tiny_model("qwen2"), answered()
+    base, norm = base_states(model, sequences), model.get_decoder().norm.weight
+
+    @contextmanager
+    def overflowing() -> Iterator[None]:
+        with torch.no_grad():
+            before = norm.clone()
+            norm[0] = torch.inf
+            yield
+            norm.copy_(before)
+
+    with pytest.raises(ModelError, match="overflows.*dtype float32"):
+        sequence_kl(model, sequences, base, overflowing)
 
 
 def test_a_model_that_is_not_changed_moves_by_nothing() -> None:

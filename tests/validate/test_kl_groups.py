@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -40,6 +42,8 @@ def test_the_kind_of_a_prompt_is_its_form_first_and_its_subject_second() -> None
         "sensitive_answered",
         "everyday",
     ]
+    under = [replace(prompt, system=prompt.system or "Be kind.") for prompt in PROMPTS]
+    assert [kind_of(prompt, "Be kind.") for prompt in under] == [kind_of(prompt) for prompt in PROMPTS]
     assert {kind_of(prompt) for prompt in bundled("ordinary")} == {
         "code",
         "everyday",

@@ -73,7 +73,7 @@ def judged(
         kl or kl_report(0.0625, 0.25),
         dialogues or dialogue_report(),
         base_is_the_same=base_is_the_same,
-        off_is_bit_equal=off_is_bit_equal,
+        off_is_bit_equal=(off_is_bit_equal, 16),
         options=options,
     )
 
@@ -120,6 +120,10 @@ def test_dialogues_that_could_not_be_measured_fail_the_patch() -> None:
         "dialogues newly refused",
         "perplexity of dialogue answers, patched over base",
     ]
+
+
+def test_what_was_compared_with_the_patch_off_is_counted() -> None:
+    assert {limit.name: limit.n for limit in judged().limits}["logits that differ with the patch off"] == 16
 
 
 def test_limits_on_the_tail_carry_its_interval() -> None:

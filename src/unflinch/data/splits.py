@@ -156,6 +156,30 @@ def check_ordinary(ordinary: Sequence[Prompt], guard: Sequence[Prompt]) -> None:
     _check_guard(ordinary, guard, "ordinary prompt")
 
 
+def check_candidates(candidates: Sequence[Prompt], guard: Sequence[Prompt]) -> None:
+    """Return if `candidates` may be asked to see which the model refuses; their breadth is looked at afterwards.
+
+    Raises:
+        PromptSetError: if there are none, or one is, in equal or nearly equal words, a guard prompt.
+    """
+    if not candidates:
+        raise PromptSetError("there are no candidates: give harmless prompts that the model may refuse")
+    _check_guard(candidates, guard, "candidate")
+
+
+def without_guard(keep: Sequence[Prompt], guard: Sequence[Prompt]) -> tuple[Prompt, ...]:
+    """Return the keeps that are no guard prompt, in equal or nearly equal words; warn of the others.
+
+    The guard is part of every run and has splits of its own: the same prompt could be fitted on as a keep and measured
+    as a guard.
+    """
+    near = NearDuplicates(NEAR_DUPLICATE, (prompt.text for prompt in guard))
+    others = tuple(prompt for prompt in keep if near.find(prompt.text) is None)
+    if left_out := len(keep) - len(others):
+        logger.warning("%d of %d keep prompts are guard prompts, which every run has: left out", left_out, len(keep))
+    return others
+
+
 def sample_prompts(
     prompts: Iterable[Prompt], n: int, seed: int, priority: Callable[[Prompt], int] = lambda _: 0
 ) -> tuple[Prompt, ...]:

@@ -54,6 +54,11 @@ def sampler(seed: int, temperature: float = 1.0) -> Choose:
     return choose
 
 
+def at_places(choose: Choose, places: Sequence[int]) -> Choose:
+    """Return a choice of tokens for some of many sequences: of each by its place among all of them."""
+    return lambda logits, own: choose(logits, [places[place] for place in own])
+
+
 def generator_of(seed: int, place: int) -> torch.Generator:
     """Return a generator for one of many sequences, whose numbers have nothing to do with those of another place."""
     state = np.random.SeedSequence((seed, place)).generate_state(1, np.uint64)

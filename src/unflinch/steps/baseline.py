@@ -15,10 +15,9 @@ from unflinch.data.prompts import Prompt
 from unflinch.data.splits import KINDS, LIMITED_KINDS, FitPrompts, PromptSets, SelectPrompts
 from unflinch.errors import PromptSetError, RunFolderError
 from unflinch.metrics.kl import kl_divergence
-from unflinch.models.chat import encode, encode_all
+from unflinch.models.chat import encode
 from unflinch.models.forward import logits_from_hidden, scored_hidden
 from unflinch.models.load import LoadedModel
-from unflinch.models.thinking import thoughts_of
 from unflinch.options import ScanOptions
 from unflinch.results import Label
 from unflinch.steps.progress import Progress, counter
@@ -118,7 +117,7 @@ def measure_baseline(
     """Return what the base model does with every select prompt, and with as many fit prompts as it takes.
 
     Raises:
-        PromptSetError: if it refuses hardly any target, or no keep at all.
+        PromptSetError: see `check_baseline`.
     """
     judge = BundledJudge()
     asked = {
@@ -126,7 +125,7 @@ def measure_baseline(
         for name, sets in (("fit", fit), ("select", select))
     }
     baseline = Baseline(asked["fit"], asked["select"], _noise_floor(loaded, asked["select"].answered("ordinary")))
-    _check(baseline, loaded.model_id)
+    check_baseline(baseline, loaded.model_id)
     _warn_of_undecided(baseline, loaded)
     return baseline
 
@@ -184,22 +183,20 @@ def _asked(prompt: Prompt, row: dict[str, Any]) -> Asked:
     return Asked(prompt, row["label"], tuple(row["tokens"]), None if thought is None else tuple(thought))
 
 
-def with_thoughts(loaded: LoadedModel, baseline: Baseline) -> Baseline:
-    """Return the baseline with the thoughts of keeps and guards, which no file holds, written once more.
+def with_thoughts(loaded: LoadedModel, baseline: Baseline, options: ScanOptions) -> Baseline:
+    """Return the baseline with the thoughts of keeps and guards, which no file holds: these are asked once more.
 
-    They stay in memory. One that does not close this time makes its prompt undecided.
+    Thoughts stay in memory. Rounding may carry a thought elsewhere than the first time, so that what the model does
+    behind it is looked at again, too.
     """
 
     def known(asked: tuple[Asked, ...]) -> tuple[Asked, ...]:
         missing = [row for row, a in enumerate(asked) if a.decided and a.thought is None]
-        prompts = [asked[row].prompt for row in missing]
-        sequences = encode_all(loaded.tokenizer, prompts)
-        found = thoughts_of(loaded.model, loaded.tokenizer, prompts, sequences, loaded.thinking)
+        prompts, tokens = [asked[row].prompt for row in missing], options.decision_tokens
+        found = ask(loaded.model, loaded.tokenizer, prompts, BundledJudge(), tokens, thinking=loaded.thinking)
         rows = list(asked)
-        for row, thought in zip(missing, found, strict=True):
-            rows[row] = replace(asked[row], thought=thought)
-            if thought is None:
-                rows[row] = Asked(asked[row].prompt, "undecided", (), None)
+        for row, answer in zip(missing, found, strict=True):
+            rows[row] = replace(_remembered("keep", asked[row].prompt, answer), thought=answer.thought)
         return tuple(rows)
 
     def both(sets: BaselineSet) -> BaselineSet:
@@ -277,7 +274,12 @@ def _warn_of_undecided(baseline: Baseline, loaded: LoadedModel) -> None:
         )
 
 
-def _check(baseline: Baseline, model_id: str) -> None:
+def check_baseline(baseline: Baseline, model_id: str) -> None:
+    """Return if a patch can be fitted on what the base model did.
+
+    Raises:
+        PromptSetError: if it refuses hardly any target, no keep at all, or answers no ordinary prompt.
+    """
     for name, sets in (("fit", baseline.fit), ("select", baseline.select)):
         refused = sets.refused("targets")
         if len(refused) < MIN_TARGETS:
@@ -289,6 +291,11 @@ def _check(baseline: Baseline, model_id: str) -> None:
             raise PromptSetError(
                 f"{model_id} refuses none of the {len(sets.keep) + len(sets.guard)} keep and guard prompts in "
                 f"'{name}', so there is no right refusal to protect; give another --keep file or another model"
+            )
+        if not sets.answered("ordinary"):
+            raise PromptSetError(
+                f"{model_id} plainly answers none of the {len(sets.ordinary)} ordinary prompts in '{name}', so "
+                "there is nothing to hold still; give others with --ordinary"
             )
     for warning in spectrum_warnings(spectrum([a.prompt for a in baseline.fit.refused("targets")])):
         logger.warning("refused targets: %s", warning)

@@ -20,6 +20,7 @@ from unflinch.results import Outcome
 from unflinch.robustness_results import FormReport, FormResult
 from unflinch.steps.held_out_panel import Change, HeldOutPanel, refusal_counts
 from unflinch.steps.progress import Progress
+from unflinch.validate.refusal_rate import counts_as_refused
 
 DIAL = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 """Strengths at which the adapter is measured."""
@@ -98,13 +99,14 @@ def measure(panel: HeldOutPanel, form: Form) -> FormResult:
 
 def lost_by_format(panel: HeldOutPanel, outcomes: tuple[Outcome, ...], number_format: Change) -> int:
     """Return how many of the lost guard prompts the base model loses as well in the same number format."""
-    lost = {o.text for o in outcomes if o.kind == "guard" and o.after != "refuses"}
-    prompts = [prompt for prompt in panel.refused["guard"].prompts if prompt.text in lost]
+    guard = (outcome for outcome in outcomes if outcome.kind == "guard")  # in the order of the prompts, see `outcomes`
+    pairs = zip(panel.refused["guard"].prompts, guard, strict=True)
+    prompts = [prompt for prompt, outcome in pairs if not counts_as_refused(False, outcome.after)]
     if not prompts:  # nothing to hold the whole model in another format for
         return 0
     with number_format():
         answers = panel.ask(prompts, "forms: lost guard prompts, base", panel.options.answer_tokens)
-    return sum(answer.judgement.label != "refuses" for answer in answers)
+    return sum(not counts_as_refused(False, answer.judgement.label) for answer in answers)
 
 
 @contextmanager

@@ -85,15 +85,23 @@ class RefusedPanel:
         change: Change,
         what: str,
         rewrite: Callable[[Prompt], Prompt] = lambda prompt: prompt,
-        most_tokens: int | None = None,
+        glance: bool = False,
     ) -> dict[PromptKind, list[Answered]]:
-        """Return the changed model's answers to every prompt that the base model refuses, asked as rewritten."""
-        tokens = min(most_tokens or self.options.answer_tokens, self.options.answer_tokens)
+        """Return the changed model's answers to every prompt that the base model refuses, asked as rewritten.
+
+        Args:
+            change: context in which the model is changed.
+            what: shown as progress.
+            rewrite: how a prompt is asked.
+            glance: read plain answers no further than the base model's were read.
+        """
         found = {}
         with change():
             for kind in KINDS:
                 prompts = [rewrite(prompt) for prompt in self.refused[kind].prompts]
-                found[kind] = self.ask(prompts, f"validate: {kind} prompts, {what}", tokens)
+                shown = f"validate: {kind} prompts, {what}"
+                whole = self.options.answer_tokens
+                found[kind] = self.glanced_at(prompts, shown) if glance else self.ask(prompts, shown, whole)
         return found
 
     def outcomes(self, after: dict[PromptKind, list[Answered]]) -> tuple[Outcome, ...]:
@@ -120,12 +128,17 @@ class RefusedPanel:
         assert answer.thought is not None, "behind a thought that does not close there is no answer"
         return (*encode(self.loaded.tokenizer, prompt), *answer.thought)
 
-    def _refused(self, kind: PromptKind, prompts: tuple[Prompt, ...]) -> Refused:
-        answers = self.ask(prompts, f"validate: asking {kind} prompts", min(GLANCE, self.options.answer_tokens))
+    def glanced_at(self, prompts: Sequence[Prompt], what: str) -> list[Answered]:
+        """Return the judged answers of the model as it stands, those whole that are not plain answers at a glance."""
+        answers = self.ask(prompts, what, min(GLANCE, self.options.answer_tokens))
         undecided = [i for i, a in enumerate(answers) if len(a.tokens) == GLANCE and a.judgement.label != "answers"]
-        whole = self.ask([prompts[i] for i in undecided], "validate: asking on", self.options.answer_tokens)
+        whole = self.ask([prompts[i] for i in undecided], f"{what}, asked on", self.options.answer_tokens)
         for i, answer in zip(undecided, whole, strict=True):
             answers[i] = answer
+        return answers
+
+    def _refused(self, kind: PromptKind, prompts: tuple[Prompt, ...]) -> Refused:
+        answers = self.glanced_at(prompts, f"validate: asking {kind} prompts")
         pairs = [(p, a) for p, a in zip(prompts, answers, strict=True) if a.judgement.label == "refuses"]
         unclosed = sum(a.thought is None for a in answers)
         return Refused(kind, [p for p, _ in pairs], [a for _, a in pairs], len(prompts), unclosed)
@@ -144,12 +157,12 @@ class HeldOutPanel(RefusedPanel):
         self.ordinary = self._ordinary(test.ordinary)
 
     def counts(self) -> dict[str, int]:
-        """Return how many test prompts there are and how many of them the base model refuses."""
+        """Return how many test prompts there are and how many of them the base model refuses, or plainly answers."""
         counts = {}
         for kind, name in NAMES.items():
             refused = self.refused[kind]
             counts[name], counts[f"{name}_refused"] = refused.asked, len(refused.prompts)
-        counts["ordinary"] = len(self.ordinary.prompts)
+        counts["ordinary"], counts["ordinary_answered"] = self.ordinary.asked, len(self.ordinary.prompts)
         return counts
 
     def thoughts(self) -> tuple[int, int]:

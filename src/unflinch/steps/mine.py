@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from unflinch.data.mine import MinedPrompts, spectrum, spectrum_warnings
 from unflinch.data.prompts import Prompt, guard_prompts
-from unflinch.data.splits import check_targets
+from unflinch.data.splits import check_candidates
 from unflinch.models.load import LoadedModel
 from unflinch.options import ScanOptions
 from unflinch.steps.progress import Progress, counter
@@ -20,7 +20,7 @@ def mine_prompts(
     Raises:
         PromptSetError: if there are no candidates, or one is a guard prompt.
     """
-    check_targets(candidates, guard_prompts(), ())
+    check_candidates(candidates, guard_prompts())
     asked = loaded.in_modes(candidates)
     advance = counter(progress, "mine: asking candidates", len(asked))
     answers = ask(

@@ -18,6 +18,7 @@ from unflinch.data.splits import (
     check_targets,
     sample_prompts,
     split_prompts,
+    without_guard,
 )
 from unflinch.errors import PromptSetError
 from unflinch.models.thinking import Modes, in_modes
@@ -45,6 +46,8 @@ def load_splits(options: PromptOptions) -> Splits:
     if not options.wide:
         targets, keep = ([p for p in prompts if not p.wide] for prompts in (targets, keep))
     guard = guard_prompts()
+    if options.keep:
+        keep = without_guard(keep, guard)
     check_targets(targets, guard, keep)
     wanted = {p.key for p in targets} | {p.key for p in keep} | {p.key for p in guard}
     ordinary = tuple(p for p in ordinary if p.key not in wanted)
@@ -85,7 +88,8 @@ def _limited(sets: Sets, options: PromptOptions, part: str, for_fit: bool = Fals
     keep = tuple(sorted(keep, key=lambda p: chosen.get(p.contrast_of or "", len(chosen))))
     sample = _for_fit if for_fit else sample_prompts
     ordinary = sample(sets.ordinary, most["ordinary"], options.seed)
-    return replace(sets, targets=targets, keep=keep, ordinary=ordinary)
+    guard = sample_prompts(sets.guard, len(sets.guard), options.seed)  # all, so ordered that the first ones are of all
+    return replace(sets, targets=targets, keep=keep, guard=guard, ordinary=ordinary)
 
 
 def _in_other_words(sets: Sets, options: PromptOptions) -> Sets:

@@ -94,7 +94,7 @@ class SelectPanel:
         """
         strength = 1.0
         while (kl := self._kl()) > options.kl_budget and strength > _LEAST:
-            strength *= _SLACK * (options.kl_budget / kl) ** 0.5
+            strength *= _SLACK * max(_LEAST, (options.kl_budget / kl) ** 0.5)
             live.set_strength(strength)
         scores, note = self._scores(), f"strength {strength:.2g}, by refusal scores"
 
@@ -118,11 +118,14 @@ class SelectPanel:
         return _stage(name, note, refused, self._kl())
 
     def _kl(self) -> float:
-        """Return the mean first-token KL on ordinary prompts, in nats."""
+        """Return the mean first-token KL on ordinary prompts, in nats; infinite where the model overflows."""
         model, now = self.loaded.model, self._states()
-        return by_first(
-            lambda: float(kl_divergence(logits_from_hidden(model, self.base), logits_from_hidden(model, now)).mean())
-        )
+
+        def mean() -> float:
+            kl = kl_divergence(logits_from_hidden(model, self.base), logits_from_hidden(model, now))
+            return float(kl.nan_to_num(nan=torch.inf).mean())
+
+        return by_first(mean)
 
     @torch.inference_mode()
     def _states(self) -> Tensor:

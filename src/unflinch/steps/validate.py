@@ -31,6 +31,8 @@ from unflinch.validate.verdict import judge_run
 from unflinch.validation_results import DialogueReport, ValidationResults
 
 _WORST = 10
+_COMPARED_OFF = 16
+"""Prompts on which the model with its patch off is compared with the original."""
 
 
 def kl_report(panel: HeldOutPanel, kl: SequenceKL, noise_floor: float, change: Change) -> KLReport:
@@ -56,7 +58,7 @@ def kl_report(panel: HeldOutPanel, kl: SequenceKL, noise_floor: float, change: C
         tuple(sequence),
         tuple(rows),
         first_token_all=kl_distribution(first + _first_token_of_others(panel, change)),
-        groups=kl_groups(ordinary.prompts, kl),
+        groups=kl_groups(ordinary.prompts, kl, panel.loaded.system_prompt),
         positions=kl_positions(kl),
     )
 
@@ -90,14 +92,14 @@ def ordinary_dialogues(panel: HeldOutPanel, change: Change) -> DialogueReport:
 
 
 @torch.inference_mode()
-def off_is_bit_equal(panel: HeldOutPanel, patch: Patch) -> bool:
-    """Return whether the model with the patch attached but disabled gives the very logits of the base model."""
+def off_is_bit_equal(panel: HeldOutPanel, patch: Patch) -> tuple[bool, int]:
+    """Return whether the patch, attached but disabled, leaves the base model's very logits, and on how many prompts."""
     model = panel.loaded.model
-    sequences = [s.prompt for s in panel.ordinary.sequences[:16]]
+    sequences = [s.prompt for s in panel.ordinary.sequences[:_COMPARED_OFF]]
     base = logits_from_hidden(model, scored_hidden(model, sequences, 1))
     with attached(model, patch) as live, live.disabled():
         off = logits_from_hidden(model, scored_hidden(model, sequences, 1))
-    return torch.equal(base, off)
+    return torch.equal(base, off), len(sequences)
 
 
 def all_groups(outcomes: Sequence[Outcome]) -> dict[str, tuple[GroupRate, ...]]:

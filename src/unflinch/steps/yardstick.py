@@ -13,7 +13,7 @@ from unflinch.models.forward import last_logits
 from unflinch.models.hooks import ablated_direction
 from unflinch.models.workers import by_first
 from unflinch.results import Yardstick
-from unflinch.steps.held_out_panel import GLANCE, HeldOutPanel, refusal_counts
+from unflinch.steps.held_out_panel import HeldOutPanel, refusal_counts
 from unflinch.steps.scan import Scan
 
 _STRENGTH_STEP = 1 / 32
@@ -25,7 +25,7 @@ def yardstick(panel: HeldOutPanel, scan: Scan, share: float) -> Yardstick:
     """Return directional ablation (one direction out of every residual writer) where it leaves as many targets.
 
     Its strength is found on the first tokens of answers, of the targets whose refusals those decide; its answers are
-    read for a glance only.
+    read as the base model's are: plain ones for a glance only.
 
     Args:
         panel: the prompts, and what the base model does with them.
@@ -48,7 +48,7 @@ def yardstick(panel: HeldOutPanel, scan: Scan, share: float) -> Yardstick:
 
     strength = equal_strength(left, share) if opened else 1.0
     what, change = "directional ablation", partial(ablated, strength)
-    outcomes = panel.outcomes(panel.after(change, what, most_tokens=GLANCE))
+    outcomes = panel.outcomes(panel.after(change, what, glance=True))
     kl = panel.kl(change, what)
     return Yardstick(
         strength,

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from unflinch.errors import ModelError
 from unflinch.metrics.kl import kl_divergence
 from unflinch.models.forward import logits_from_hidden, scored_hidden
 
@@ -89,6 +90,9 @@ def sequence_kl(
         changed: context in which the model is patched (or ablated).
         advance: called with the number of finished prompts.
         head_changes: whether the output head is among what is changed, so that the base model's is copied first.
+
+    Raises:
+        ModelError: if a KL is no finite number.
     """
     longest = base.shape[1]
     head = copy.deepcopy(model.get_output_embeddings()) if head_changes else None
@@ -103,6 +107,11 @@ def sequence_kl(
             flipped = (before.argmax(-1) != after.argmax(-1)).cpu()
             for row, sequence in enumerate(sequences[rows]):
                 own = len(sequence.answer)
+                if not kl[row, longest - own :].isfinite().all():
+                    raise ModelError(
+                        f"the changed model computes something else than numbers ({model.dtype} overflows); "
+                        "give dtype float32, or a smaller fit.kl_budget"
+                    )
                 positions[start + row, longest - own :] = kl[row, longest - own :]
                 flips[start + row, longest - own :] = flipped[row, longest - own :]
             if advance:

@@ -14,36 +14,41 @@ _OWN_KIND = ("sensitive_answered", "code", "maths")
 """Categories that are a kind of their own."""
 
 
-def kind_of(prompt: Prompt) -> str:
+def kind_of(prompt: Prompt, system_prompt: str | None = None) -> str:
     """Return what makes a prompt's answer easy or hard to keep.
 
     Several turns (`multi_turn`), else a system prompt (`system_prompt`), else a sensitive subject, code or maths by
     category, else `everyday`. Form comes before subject: what stands before the question is what moves the model.
+
+    Args:
+        prompt: as it was asked.
+        system_prompt: of the run, if it has one: what all prompts are asked under is nothing of their own.
     """
     if prompt.messages is not None and len(prompt.messages) > 1:
         return "multi_turn"
-    if prompt.system is not None:
+    if prompt.system not in (None, system_prompt):
         return "system_prompt"
     return prompt.category if prompt.category in _OWN_KIND else "everyday"
 
 
-_GROUPED_BY: dict[str, Callable[[Prompt], str]] = {
-    "by_kind": kind_of,
-    "by_category": lambda prompt: prompt.category,
-    "by_language": lambda prompt: prompt.language,
-}
-
-
-def kl_groups(prompts: Sequence[Prompt], found: SequenceKL) -> dict[str, tuple[KLGroup, ...]]:
+def kl_groups(
+    prompts: Sequence[Prompt], found: SequenceKL, system_prompt: str | None = None
+) -> dict[str, tuple[KLGroup, ...]]:
     """Return KL by kind, category and language, each largest group first.
 
     Args:
         prompts: one for each row of `found`.
         found: KL along their answers.
+        system_prompt: of the run.
     """
+    grouped_by: dict[str, Callable[[Prompt], str]] = {
+        "by_kind": lambda prompt: kind_of(prompt, system_prompt),
+        "by_category": lambda prompt: prompt.category,
+        "by_language": lambda prompt: prompt.language,
+    }
     first, sequence = found.first_token, found.sequence_mean
     groups = {}
-    for key, group_of in _GROUPED_BY.items():
+    for key, group_of in grouped_by.items():
         rows: dict[str, list[int]] = {}
         for row, prompt in enumerate(prompts):
             rows.setdefault(group_of(prompt), []).append(row)

@@ -10,12 +10,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from unflinch.data.prompts import Prompt
 from unflinch.metrics.intervals import rate
 from unflinch.models.chat import encode_all
-from unflinch.models.generate import Choose, generate, greedy
+from unflinch.models.generate import Choose, at_places, generate, greedy
 from unflinch.models.thinking import Thinking, thoughts_of
 from unflinch.results import GroupRate, Judgement, Outcome
 from unflinch.validate.judges import RuleJudge
 
 Advance = Callable[[int], None]
+
+_OF_THOUGHTS = 2**32
+"""Thoughts have places of their own: a sampled answer does not depend on how long the thought before it was."""
 
 UNDECIDED = Judgement("undecided", 0.5)
 """Of a thought that does not close."""
@@ -60,14 +63,17 @@ def ask(
         advance: called with the number of finished prompts.
     """
     sequences = encode_all(tokenizer, prompts)
-    thoughts = thoughts_of(model, tokenizer, prompts, sequences, thinking, choose=choose)
+    thinks = [row for row, prompt in enumerate(prompts) if prompt.thinking]
+    thoughts = thoughts_of(
+        model, tokenizer, prompts, sequences, thinking, choose=at_places(choose, [_OF_THOUGHTS + row for row in thinks])
+    )
     decided = {row: (*sequences[row], *thought) for row, thought in enumerate(thoughts) if thought is not None}
     produced = generate(
         model,
         tokenizer,
         list(decided.values()),
         max_new_tokens,
-        choose=choose,
+        choose=at_places(choose, list(decided)),
         stop_when=lambda text: judge.opening_decides(text) is True,
         advance=advance,
     )
@@ -95,5 +101,8 @@ def grouped_rates(outcomes: Sequence[Outcome], group_of: Callable[[Outcome], str
 
 
 def counts_as_refused(is_target: bool, label: str) -> bool:
-    """Return how a label counts, each side conservatively: see `results.Judgement`."""
+    """Return whether a label counts as a refusal, doubts going against the patch.
+
+    Of a target all but `answers` does, of a keep or guard `refuses` alone.
+    """
     return label != "answers" if is_target else label == "refuses"

@@ -22,12 +22,13 @@ def judge_run(
     dialogues: DialogueReport,
     *,
     base_is_the_same: bool,
-    off_is_bit_equal: bool,
+    off_is_bit_equal: tuple[bool, int],
     options: ValidateOptions,
 ) -> Verdict:
     """Return the verdict on a patch from figures measured on test prompts.
 
-    The guard's limit is zero lost and no option changes it. What could not be measured does not hold.
+    The guard's limit is zero lost and no option changes it. What could not be measured does not hold. Of the patch when
+    it is off come whether logits are bit-equal, and on how many prompts.
     """
     first, sequence = kl.first_token, kl.sequence
     return Verdict(
@@ -42,7 +43,7 @@ def judge_run(
             _share("dialogues newly refused", dialogues.refusing.count, dialogues.n, options.max_dialogues_refusing),
             _perplexity(dialogues.perplexity_ratio, dialogues.n, options.max_perplexity_ratio),
             _none("base weights that are not those of the fit", base_is_the_same, 1),
-            _none("logits that differ with the patch off", off_is_bit_equal, first.n),
+            _none("logits that differ with the patch off", *off_is_bit_equal),
         )
     )
 
