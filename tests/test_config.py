@@ -108,6 +108,8 @@ WRONG: list[tuple[str, str, Any, str]] = [
     ("prompts", "max_targets_fit", 3, "option prompts.max_targets_fit is 3; expected at least 4"),
     ("prompts", "fit_share", -0.1, "option prompts.fit_share is -0.1; expected a share"),
     ("prompts", "select_share", 0.9, "leave nothing to test; their sum must be < 1"),
+    ("prompts", "seed", -1, "option prompts.seed is -1; expected a whole number from 0 to"),
+    ("fit", "seed", 2**63, "option fit.seed is 9223372036854775808; expected a whole number from 0 to"),
     ("validate", "answer_tokens", 2, "option validate.answer_tokens is 2; expected at least"),
     ("validate", "dialogues", 5, "option validate.dialogues is 5; expected at least 6"),
     ("validate", "dialogue_tokens", 4, "option validate.dialogue_tokens is 4; expected at least 8"),

@@ -79,6 +79,13 @@ def test_a_damaged_step_says_so(run: RunFolder) -> None:
         run.read_step("scan")
 
 
+def test_a_step_that_holds_no_object_says_so(run: RunFolder) -> None:
+    run.write_step("scan", {"a": 1}, 1.0)
+    run.step_file("scan").write_text("[1]", encoding="utf-8")
+    with pytest.raises(RunFolderError, match=r"scan.json holds a list where a JSON object was expected"):
+        run.read_step("scan")
+
+
 def test_a_file_that_its_writer_does_not_finish_never_appears(run: RunFolder) -> None:
     def interrupted(path: Path) -> None:
         path.write_text("half of it")

@@ -30,6 +30,10 @@ LONGEST_WAIT: Final = 60.0
 """Most seconds of a pause that the endpoint itself asks for."""
 
 
+LONGEST_TIMEOUT: Final = 86_400.0
+"""Most seconds that one request may be waited for."""
+
+
 class UnusableReplyError(Exception):
     """A failure that another try may not have; its text continues "the endpoint ..."."""
 
@@ -64,17 +68,17 @@ class ChatEndpoint:
     def __init__(
         self, url: str, model: str, *, key: str = "", timeout: float = 60.0, tries: int = 3, pause: float = 1.0
     ) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
-            raise ConfigError("the endpoint's URL was not understood; expected something like http://localhost:8080/v1")
-        if not model.strip() or timeout <= 0 or tries < 1 or pause < 0:
-            raise ConfigError("an endpoint needs the name of a model, a timeout above 0 and at least one try")
+        host = _host_of(url)
+        if not model.strip() or not 0 < timeout <= LONGEST_TIMEOUT or tries < 1 or pause < 0:
+            raise ConfigError(
+                "an endpoint needs the name of a model, a timeout above 0 and up to a day, and at least one try"
+            )
         if key and not (key.isascii() and key.isprintable()):
             raise ConfigError("the endpoint's key holds characters that a key cannot have; check how it was set")
         self._url = url.rstrip("/").removesuffix("/chat/completions") + "/chat/completions"
         self._model, self._timeout, self._tries, self._pause = model, timeout, tries, pause
         self._headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
-        self._opener = _opener(parts.hostname)
+        self._opener = _opener(host)
 
     def ask(
         self,
@@ -136,6 +140,25 @@ class ChatEndpoint:
             raise UnusableReplyError(f"cannot be reached ({error.reason})") from None
         except (OSError, http.client.HTTPException) as error:
             raise UnusableReplyError(f"broke off ({type(error).__name__})") from None
+
+
+def _host_of(url: str) -> str:
+    """Return the host of an endpoint's URL.
+
+    Raises:
+        ConfigError: if it is none that can be asked.
+    """
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname or "", parts.port  # the second raises for one that is no number
+        host.encode("idna")
+    except ValueError:
+        host = ""
+    if not host or not (url.isascii() and url.isprintable()) or " " in url:
+        host = ""
+    if not host or parts.scheme not in ("http", "https") or parts.username or parts.query:
+        raise ConfigError("the endpoint's URL was not understood; expected something like http://localhost:8080/v1")
+    return host
 
 
 def _opener(host: str) -> OpenerDirector:

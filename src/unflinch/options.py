@@ -8,6 +8,9 @@ from typing import Literal
 
 from unflinch.errors import ConfigError
 
+_SEEDS = 2**63
+"""Seeds that every generator takes."""
+
 
 def _at_least(name: str, value: float, minimum: float) -> None:
     if not minimum <= value < inf:
@@ -17,6 +20,11 @@ def _at_least(name: str, value: float, minimum: float) -> None:
 def _above_zero(name: str, value: float) -> None:
     if not 0 < value < inf:
         raise ConfigError(f"option {name} is {value}; expected more than 0")
+
+
+def _seed(name: str, value: int) -> None:
+    if not 0 <= value < _SEEDS:
+        raise ConfigError(f"option {name} is {value}; expected a whole number from 0 to {_SEEDS - 1}")
 
 
 def _share(name: str, value: float) -> None:
@@ -127,6 +135,7 @@ class PromptOptions:
             _share(f"prompts.{name}", getattr(self, name))
         if not 0 < self.fit_share + self.select_share < 1:
             raise ConfigError("options prompts.fit_share and select_share leave nothing to test; their sum must be < 1")
+        _seed("prompts.seed", self.seed)
 
 
 @dataclass(frozen=True)
@@ -213,6 +222,7 @@ class FitOptions:
             raise ConfigError(f"option fit.goal is {self.goal}; expected a number")
         for name in ("target_budget", "keep_budget"):
             _share(f"fit.{name}", getattr(self, name))
+        _seed("fit.seed", self.seed)
 
 
 @dataclass(frozen=True)
@@ -289,6 +299,7 @@ class BenchOptions:
         for name in ("mmlu", "hellaswag", "gsm8k", "mmlu_shots", "gsm8k_shots"):
             _at_least(f"bench.{name}", getattr(self, name), 0)
         _at_least("bench.gsm8k_tokens", self.gsm8k_tokens, 1)
+        _seed("bench.seed", self.seed)
         if not (self.mmlu or self.hellaswag or self.gsm8k):
             raise ConfigError(
                 "options bench.mmlu, bench.hellaswag and bench.gsm8k are all 0; ask items of at least one"

@@ -12,6 +12,7 @@ from typing import Any
 from unflinch.config import RunConfig
 from unflinch.data.mine import MinedPrompts
 from unflinch.data.prompts import Prompt
+from unflinch.patch.save import load_patch
 from unflinch.report.build import build_report
 from unflinch.run_folder import RunFolder
 from unflinch.steps import baseline as baseline_step
@@ -109,7 +110,7 @@ def run_validate(
     step_done: StepDone | None = None,
 ) -> dict[str, Any]:
     """Validate and report a run whose fit is done; return the content of `results.json`. Arguments as for `run`."""
-    RunFolder(folder).read_step("fit")
+    results_step.check_measurable(RunFolder(folder), thorough)
     return run(config, folder, resume=True, thorough=thorough, progress=progress, step_done=step_done)
 
 
@@ -194,7 +195,7 @@ def validate_forms(opened: Run) -> None:
     """Thorough: the patch in every form in which people run it."""
 
     def work() -> Any:
-        patch, test = results_step.exported_patch(opened), opened.splits.test
+        patch, test = load_patch(results_step.exported_patch(opened.folder)), opened.splits.test
         return forms_step.validate_forms(opened.loaded, patch, test, opened.config.validate, opened.progress)
 
     opened.step("forms", work, store.forms_headline)
@@ -204,7 +205,7 @@ def stress_patch(opened: Run) -> None:
     """Thorough: refusals under other words, system prompts, an insisting user, and sampling."""
 
     def work() -> Any:
-        patch, test = results_step.exported_patch(opened), opened.splits.test
+        patch, test = load_patch(results_step.exported_patch(opened.folder)), opened.splits.test
         return stress_step.stress_patch(opened.loaded, patch, test, opened.config.validate, opened.progress)
 
     opened.step("stress", work, store.stress_headline)

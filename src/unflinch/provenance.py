@@ -123,10 +123,25 @@ def write_provenance(folder: Path, provenance: Provenance) -> None:
 
 
 def changed_files(folder: Path, provenance: Provenance) -> list[str]:
-    """Return the names of weight files that are not what the provenance says: changed, missing, or added."""
+    """Return the names of weight files that are not what the provenance says: changed, missing, or added.
+
+    A link that leads out of the folder is not read, and counts as changed.
+    """
     found = {file.name for file in folder.iterdir() if file.suffix in WEIGHTS}
-    kept = {name for name in found & provenance.files.keys() if _sha256(folder / name) == provenance.files[name]}
+    own = {name for name in found & provenance.files.keys() if is_own(folder, folder / name)}
+    kept = {name for name in own if _sha256(folder / name) == provenance.files[name]}
     return sorted((found | provenance.files.keys()) - kept)
+
+
+def is_own(folder: Path, file: Path) -> bool:
+    """Return whether a file is a plain one that lies in the folder, or where links of it may lead to."""
+    return file.is_file() and file.resolve().is_relative_to(root_of(folder))
+
+
+def root_of(folder: Path) -> Path:
+    """Return what links may lead to: the folder, or the whole repository in the cache of huggingface_hub."""
+    here = folder.resolve()
+    return here.parent.parent if here.parent.name == "snapshots" else here
 
 
 @contextmanager

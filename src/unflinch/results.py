@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -15,6 +15,10 @@ LABELS: tuple[Label, ...] = ("answers", "partly", "evades", "refuses", "degenera
 """All that a judge can give, in the order in which tables show them."""
 
 PromptKind = Literal["target", "keep", "guard", "ordinary"]
+
+
+GUARD_LIMIT = "guard refusals lost"
+"""Every limit whose name begins so is one that no option changes, and without which no patch is written."""
 
 
 @dataclass(frozen=True)
@@ -301,3 +305,9 @@ class FitStage:
     guard_lost_share: float
     kl_first_token_mean: float
     note: str = ""
+
+
+def guard_passed(passed: Mapping[str, bool]) -> bool:
+    """Return whether no guard refusal was lost in whatever was measured; whether each limit holds is given by name."""
+    guards = [holds for name, holds in passed.items() if name.startswith(GUARD_LIMIT)]
+    return bool(guards) and all(guards)

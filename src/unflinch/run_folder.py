@@ -65,7 +65,7 @@ class RunFolder:
         """
         if not self.done(step):
             raise RunFolderError(f"{self.path} has no finished step '{step}'; run it first, or use --resume")
-        return dict(read_json(self.step_file(step)))
+        return read_object(self.step_file(step))
 
     def write_step(self, step: str, data: object, seconds: float) -> None:
         """Write a step's result with the seconds it took; from here on the step is done."""
@@ -125,7 +125,7 @@ def open_run(path: Path, settings: Mapping[str, Any], resume: bool) -> RunFolder
             raise RunFolderError(
                 f"{path} already holds a run; give another --name, or --resume to continue it with the same settings"
             )
-        stored = read_json(file)
+        stored = read_object(file)
         changed = sorted(_differences(stored, given))
         if changed:
             raise RunFolderError(
@@ -174,6 +174,20 @@ def read_json(path: Path) -> Any:
         raise RunFolderError(
             f"{path} cannot be read ({error}); it is missing or damaged: run the step again"
         ) from error
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file.
+
+    Raises:
+        RunFolderError: if it is missing, damaged, or holds something else.
+    """
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise RunFolderError(
+            f"{path} holds a {type(found).__name__} where a JSON object was expected; run the step again"
+        )
+    return found
 
 
 def disk_error(path: Path, error: OSError) -> RunFolderError:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from cli.fake_pipeline import TinyModel, Unflinch
 from tiny_models import own_logits
@@ -37,6 +38,22 @@ def test_a_strength_beyond_the_validated_one_is_warned_about(unflinch: Unflinch,
     answer = unflinch("apply", tiny.folder, tiny.patch_folder, "copy", "--strength", "1.5", *OPTIONS)
     assert answer.code == 0
     assert "warning: strength 1.5 goes beyond" in answer.err
+
+
+def test_the_current_folder_is_not_written_over(unflinch: Unflinch, tiny: TinyModel) -> None:
+    answer = unflinch("apply", tiny.folder, tiny.patch_folder, ".")
+    assert answer.code == 2
+    assert ". is the current folder; give the name of a new one" in answer.err
+
+
+@pytest.mark.parametrize("command", ["chat", "bench", "apply", "export"])
+def test_a_strength_that_is_no_number_is_told_before_anything_is_loaded(
+    unflinch: Unflinch, tiny: TinyModel, command: str
+) -> None:
+    out = ["out"] if command in ("apply", "export") else []
+    answer = unflinch(command, "no/model", tiny.patch_folder, *out, "--strength", "nan")
+    assert answer.code == 2
+    assert "strength is nan; expected a number" in answer.err
 
 
 def test_neither_a_folder_in_use_nor_the_model_itself_is_overwritten(unflinch: Unflinch, tiny: TinyModel) -> None:

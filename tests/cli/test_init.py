@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -56,6 +57,20 @@ def test_a_wrong_answer_is_named_and_nothing_is_written(
     assert answer.code == 2
     assert named in answer.err.splitlines()[-1]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_that_is_shown_can_be_copied(init: Init, unflinch: Unflinch, pipeline: FakePipeline) -> None:
+    answer = init("demo", "", "", file="my settings.toml")
+    command = next(line for line in answer.err.splitlines() if "run it" in line).partition("run it")[2]
+    assert shlex.split(command) == ["unflinch", "run", "--config", "my settings.toml"]
+    assert unflinch(*shlex.split(command)[1:]).code == 0
+    assert Path("my settings.toml").read_text(encoding="utf-8").startswith(f"# {command.strip()}\n")
+
+
+def test_a_folder_that_is_not_there_is_told_before_anything_is_asked(init: Init) -> None:
+    answer = init("demo", "", "", file="none/unflinch.toml")
+    assert answer.code == 2
+    assert "in an existing folder" in answer.err and "Model:" not in answer.err
 
 
 def test_a_file_that_is_there_stays_as_it_is(init: Init, tmp_path: Path) -> None:

@@ -6,13 +6,16 @@ import inspect
 import json
 import os
 import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from cli.fake_pipeline import FUNCTIONS, FakePipeline, Unflinch
+from documents import parsed
 
-from unflinch.cli.job import default_name
+from unflinch.cli.job import default_name, loading_options
+from unflinch.config import as_settings, make_config
 
 
 def test_a_passed_run_shows_its_figures_and_where_report_and_patch_lie(
@@ -47,6 +50,29 @@ def test_every_line_but_the_command_to_copy_fits_into_80_columns(unflinch: Unfli
     answer = unflinch("run", "demo", "--name", "first")
     lines = [line for line in (answer.out + answer.err).splitlines() if not line.startswith("try it")]
     assert max(map(len, lines)) <= 80
+
+
+def test_the_command_to_try_it_loads_the_model_as_the_run_did(unflinch: Unflinch, pipeline: FakePipeline) -> None:
+    options = "--dtype float16 --load-in 4bit --spread workers --layers model.layers --writer mlp.down_proj"
+    settings = as_settings(make_config({"model": {"model": "demo"}}))["model"]
+    assert loading_options(settings) == []
+    settings |= {"dtype": "float16", "load_in": "4bit", "spread": "workers", "layers": "model.layers"}
+    settings |= {"writers": ["mlp.down_proj", "self_attn.o_proj"], "trust_remote_code": True, "revision": "abc"}
+    pipeline.results["settings"]["model"] = settings
+    shown = unflinch("run", "demo", "--name", "first", *options.split()).err
+    (line,) = [line for line in shown.splitlines() if line.startswith("try it")]
+    words = shlex.split(line.removeprefix("try it"))
+    parameters = parsed(words[1:])
+    given = {name: parameters[name] for name in ("dtype", "load_in", "spread", "layers", "revision")}
+    assert given == {
+        "dtype": "float16",
+        "load_in": "4bit",
+        "spread": "devices",  # a process of its own has no other workers
+        "layers": "model.layers",
+        "revision": "abc",
+    }
+    assert list(parameters["writer"]) == ["mlp.down_proj", "self_attn.o_proj"]
+    assert parameters["trust_remote_code"] is True
 
 
 def test_each_step_is_told_on_stderr_with_figures_and_time(unflinch: Unflinch, pipeline: FakePipeline) -> None:
@@ -115,6 +141,39 @@ def test_resume_takes_the_settings_of_the_run(unflinch: Unflinch, pipeline: Fake
     before = pipeline.config
     assert unflinch("run", "--resume", "--name", "first").code == 0
     assert pipeline.config == before
+
+
+def test_resume_of_what_was_never_started_is_told_so(unflinch: Unflinch, pipeline: FakePipeline) -> None:
+    answer = unflinch("run", "--resume", "--name", "typo")
+    assert (answer.code, pipeline.calls) == (2, [])
+    assert "runs/typo holds no run to continue" in answer.err
+    assert unflinch("run", "demo", "--resume", "--name", "typo").code == 0
+
+
+@pytest.mark.parametrize("command", ["chat", "bench", "apply", "export", "inspect"])
+def test_a_run_without_a_patch_is_told_so(unflinch: Unflinch, pipeline: FakePipeline, command: str) -> None:
+    pipeline.fail_guard()
+    assert unflinch("run", "demo", "--name", "first").code == 1
+    shutil.rmtree("runs/first/patch", ignore_errors=True)
+    words = {
+        "inspect": ("runs/first",),
+        "apply": ("demo", "runs/first", "out"),
+        "export": ("demo", "runs/first", "out"),
+    }
+    answer = unflinch(command, *words.get(command, ("demo", "runs/first")))
+    assert answer.code == 2
+    assert "the run in runs/first has written no patch" in answer.err
+
+
+@pytest.mark.parametrize("file", ["settings.json", "results.json"])
+def test_a_run_folder_with_something_else_in_its_files_is_told_so(
+    unflinch: Unflinch, pipeline: FakePipeline, file: str
+) -> None:
+    assert unflinch("demo").code == 0
+    Path("runs/demo", file).write_text("[1]", encoding="utf-8")
+    answer = unflinch("demo") if file == "results.json" else unflinch("validate", "runs/demo")
+    assert answer.code == 2
+    assert f"{file} holds a list where a JSON object was expected" in answer.err
 
 
 def test_resume_with_another_setting_is_refused(unflinch: Unflinch, pipeline: FakePipeline) -> None:

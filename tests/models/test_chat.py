@@ -10,6 +10,7 @@ from tiny_models import CHATML, SYSTEM, tiny_tokenizer
 from unflinch.data.prompts import Prompt
 from unflinch.errors import ModelError
 from unflinch.models.chat import check_chat_template, encode, encode_all
+from unflinch.models.thinking import read_thinking
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,13 @@ def test_a_conversation_that_the_template_refuses_is_a_model_error() -> None:
     encode(tokenizer, Talk((("user", "Hi"),)))
     with pytest.raises(ModelError, match="does not take .*one turn only"):
         encode(tokenizer, Talk((("user", "Hi"), ("assistant", "Hello"), ("user", "Why?"))))
+
+
+@pytest.mark.parametrize("template", ["{{ 1 // 0 }}", "{{ messages + 1 }}", "{{ messages[9].content.lower() }}"])
+def test_a_template_that_is_wrong_itself_is_a_model_error(template: str) -> None:
+    with pytest.raises(ModelError, match="does not take"):
+        encode(tiny_tokenizer(template), Talk((("system", "Be kind."), ("user", "Hi"))))
+    assert read_thinking(tiny_tokenizer(template)) is None
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,9 @@ from importlib import metadata
 from pathlib import Path
 
 import gguf
+import numpy as np
 import pytest
+import tiny_gguf
 import torch
 from tiny_gguf import Q8_0, write_gguf
 from tiny_models import own_logits, tiny_model, tiny_tokenizer
@@ -93,6 +95,21 @@ def test_a_header_without_tensors_is_refused(tmp_path: Path) -> None:
     writer.close()
     with pytest.raises(ModelError, match="header.gguf"):
         check_gguf(tmp_path / "header.gguf")
+
+
+def test_a_file_that_lacks_a_layer_is_refused_and_not_filled_up_with_random_weights(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = tiny_gguf.gguf_weights
+
+    def one_part(model: PreTrainedModel) -> dict[str, np.ndarray]:
+        return {name: value for name, value in whole(model).items() if not name.startswith("blk.2.")}
+
+    monkeypatch.setattr(tiny_gguf, "gguf_weights", one_part)
+    file = write_gguf(tiny_model("llama"), tmp_path / "tiny-00001-of-00002.gguf")
+    with pytest.raises(ModelError, match=r"lacks 9 of the model's weights.*layers\.2\..*llama-gguf-split --merge"):
+        load_model(str(file), device="cpu")
+    assert list((cache / "gguf").iterdir()) == []
 
 
 def test_an_architecture_that_cannot_be_dequantised_is_refused_and_leaves_nothing(tmp_path: Path, cache: Path) -> None:

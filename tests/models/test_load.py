@@ -164,6 +164,19 @@ DAMAGES = {
     ),
     "an unknown model type": (lambda folder: change_config(folder, model_type="new_model"), "cannot load the model"),
     "a config that is no JSON": (lambda folder: (folder / "config.json").write_text("{"), "cannot load the model"),
+    "a config that is a list": (
+        lambda folder: (folder / "config.json").write_text("[]"),
+        "config.json holds no JSON object",
+    ),
+    "no heads": (lambda folder: change_config(folder, num_attention_heads=0), "cannot load the model"),
+    "a tokenizer config that is a list": (
+        lambda folder: (folder / "tokenizer_config.json").write_text("[]"),
+        "tokenizer_config.json holds no JSON object",
+    ),
+    "a tokenizer that is a list": (
+        lambda folder: (folder / "tokenizer.json").write_text("[]"),
+        "tokenizer.json holds no JSON object",
+    ),
     "a damaged tokenizer": (lambda folder: (folder / "tokenizer.json").write_text("{}"), "cannot load the model"),
 }
 

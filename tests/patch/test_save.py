@@ -171,6 +171,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         change_tensors(lambda t: t.update({f"{PREFIX}lm_head.weight": torch.ones(320, 32)})),
         "not a plain LoRA patch: unexpected tensor",
     ),
+    "a pattern that is none": (change_config(rank_pattern={"(": 2}), "has a pattern that is none"),
     "another kind of adapter": (change_config(peft_type="IA3", feedforward_modules=[]), "expected peft_type LORA"),
     "layers used twice": (change_config(layer_replication=[[0, 2], [1, 3]]), "not a plain LoRA patch"),
     "tokens that switch it on": (change_config(alora_invocation_tokens=[5]), "not a plain LoRA patch"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import struct
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,8 +20,10 @@ from unflinch.models.load import LoadedModel
 from unflinch.patch.gguf_adapter import write_gguf_adapter
 from unflinch.patch.merge import merge_into_copy
 from unflinch.patch.save import save_patch
+from unflinch.provenance import read_provenance
 from unflinch.release.inspect import check_made_for, inspect_folder
 from unflinch.report.model_card import export_card
+from unflinch.run_folder import plain
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +114,30 @@ def test_a_link_out_of_the_folder_is_named_and_not_followed(patch_folder: Path, 
     facts = inspect_folder(patch_folder)
     assert facts.dangers == ("adapter_config.json is a link that leads out of the folder",)
     assert facts.kind == "no model"
+
+
+def test_weights_behind_a_link_out_of_the_folder_are_not_read_and_count_as_changed(
+    patch_folder: Path, tmp_path: Path
+) -> None:
+    weights = patch_folder / "adapter_model.safetensors"
+    weights.rename(tmp_path / "elsewhere.safetensors")
+    weights.symlink_to(tmp_path / "elsewhere.safetensors")
+    endless = patch_folder / "more.safetensors"
+    endless.symlink_to("/dev/zero")
+    record = read_provenance(patch_folder)
+    assert record is not None
+    hashes = {**record.files, endless.name: record.files[weights.name]}
+    (patch_folder / "provenance.json").write_text(json.dumps(plain(replace(record, files=hashes))))
+    assert inspect_folder(patch_folder).changed == (weights.name, endless.name)
+
+
+def test_a_gguf_header_that_announces_more_than_the_file_holds_is_told_at_once(tmp_path: Path) -> None:
+    key, string, array, endless = b"a.b", 8, 9, 2**60
+    header = b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", len(key)) + key
+    file = tmp_path / "evil.gguf"
+    file.write_bytes(header + struct.pack("<IIQ", array, string, endless))
+    with pytest.raises(PatchError, match="has a damaged header"):
+        inspect_folder(file)
 
 
 def test_links_of_the_hub_cache_are_its_way_of_keeping_files(patch_folder: Path, tmp_path: Path) -> None:

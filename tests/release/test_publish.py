@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from huggingface_hub.errors import LocalTokenNotFoundError
 from release.conftest import Make
@@ -166,7 +167,14 @@ def test_a_repository_that_cannot_be_called_so_is_refused(patch_folder: Path, re
         plan_upload(patch_folder, repo)
 
 
-def test_a_missing_login_says_what_to_do(patch_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(publish, "HfApi", FakeHub(LocalTokenNotFoundError("Token is required")))
+@pytest.mark.parametrize(
+    "error",
+    [LocalTokenNotFoundError("Token is required"), httpx.ConnectError("Token is required")],
+    ids=["no login", "no network"],
+)
+def test_what_keeps_an_upload_from_happening_is_told_with_what_to_do(
+    patch_folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr(publish, "HfApi", FakeHub(error))
     with pytest.raises(InputError, match=r"cannot upload to owner/patch \(Token is required\).*hf auth login"):
         upload(plan_upload(patch_folder, REPO))

@@ -99,6 +99,16 @@ def test_a_failed_patch_says_not_to_use_it(failed_results: dict[str, Any]) -> No
     assert sum("**fail**" in row for row in table_rows(card)) == 1
 
 
+def test_the_card_says_truly_whether_a_failed_patch_was_written(failed_results: dict[str, Any]) -> None:
+    assert "No patch was exported." in model_card(failed_results)
+    for limit in failed_results["verdict"]["limits"]:
+        limit["passed"] = limit["name"] != "right refusals lost"
+    failed_results["settings"]["validate"] = {"keep_best": True}
+    card = model_card(failed_results)
+    assert "written all the same, marked as failed" in card
+    assert "No patch was exported." not in card and "It was written because" not in card
+
+
 def test_the_limits_of_the_figures_are_stated(results: dict[str, Any]) -> None:
     card = model_card(results).replace("\N{NO-BREAK SPACE}", " ")
     assert "0 lost of 140 does not mean never: the rate is below 2.1 % at 95 % confidence" in card

@@ -184,7 +184,11 @@ def test_nobody_listening_is_told_in_a_sentence() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["", "localhost:80", "ftp://host/v1", "http://", "http://user:pw@host/v1", "http://h/?key=1"]
+    "url",
+    [
+        *("", "localhost:80", "ftp://host/v1", "http://", "http://user:pw@host/v1", "http://h/?key=1"),
+        *("http://[x/v1", "http://a..b/v1", "http://h/\u00fc", "http://h:abc/v1", "http://h/v 1", "http://h/\x01"),
+    ],
 )
 def test_what_is_no_url_of_an_endpoint_is_refused(url: str) -> None:
     with pytest.raises(ConfigError):

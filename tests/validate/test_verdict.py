@@ -9,10 +9,10 @@ import pytest
 from unflinch.metrics.intervals import rate, wilson
 from unflinch.metrics.kl import kl_distribution
 from unflinch.options import ValidateOptions
-from unflinch.results import Interval, KLReport, Limit, Outcome, RefusalCounts, Verdict
+from unflinch.results import Interval, KLReport, Limit, Outcome, RefusalCounts, Verdict, guard_passed
 from unflinch.robustness_results import FormReport, FormResult
 from unflinch.validate.refusal_rate import counts_as_refused, grouped_rates
-from unflinch.validate.verdict import form_limits, guard_passed, judge_run
+from unflinch.validate.verdict import form_limits, judge_run
 from unflinch.validation_results import DialogueReport, Estimate, Speech
 
 OPTIONS = ValidateOptions(

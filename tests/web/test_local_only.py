@@ -65,6 +65,14 @@ def test_another_host_or_origin_is_refused(client: TestClient, host: str, origin
     assert "hello" not in answer.text
 
 
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "localhost:80"])
+def test_at_the_port_of_http_browsers_leave_it_out(host: str) -> None:
+    client = TestClient(LocalOnly(Starlette(routes=[Route("/", hello)]), 80), base_url="http://localhost")
+    assert client.get("/", headers={"host": host, "origin": f"http://{host}"}).status_code == 200
+    assert client.get("/", headers={"host": host, "origin": "http://evil.example"}).status_code == 403
+    assert client.get("/", headers={"host": "evil.example"}).status_code == 403
+
+
 def test_two_origins_of_which_one_is_foreign_are_refused(client: TestClient) -> None:
     both = [("origin", f"http://127.0.0.1:{PORT}"), ("origin", "http://evil.example")]
     assert client.get("/", headers=both).status_code == 403

@@ -69,9 +69,12 @@ def bench(
     from unflinch.cli import console
     from unflinch.cli.job import patch_folder, stoppable
     from unflinch.cli.tables import benchmark_summary
+    from unflinch.patch.export import check_strength
     from unflinch.run_folder import plain
     from unflinch.validate.benchmark_items import load_items, require_lm_eval
 
+    check_strength(strength)
+    place = patch_folder(patch)
     require_lm_eval()
     options = BenchOptions(**{field.name: given[field.name] for field in fields(BenchOptions)})
     items = load_items(options)
@@ -80,7 +83,6 @@ def bench(
     from unflinch.patch.save import check_base, load_patch
     from unflinch.validate.benchmarks import Comparison, measure
 
-    place = patch_folder(patch)
     factors = load_patch(place)
     loaded = load_base(model, dtype, device, revision, trust_remote_code, layers, writer, load_in, spread)
     check_base(factors, loaded.base_hash, model)

@@ -28,8 +28,10 @@ def chat(
     from unflinch.cli.conversation import Conversation, talk
     from unflinch.cli.job import patch_folder
     from unflinch.patch.attach import attached
+    from unflinch.patch.export import check_strength
     from unflinch.patch.save import check_base, load_patch
 
+    check_strength(strength)
     factors = load_patch(patch_folder(patch))
     loaded = load_base(model, dtype, device, revision, trust_remote_code, layers, writer, load_in, spread)
     check_base(factors, loaded.base_hash, model)

@@ -40,7 +40,7 @@ def demo(
     from unflinch.cli.job import carry_out, finished, free_name, new_job
     from unflinch.cli.outcome import end_with
     from unflinch.config import DEMO_LARGE_SETTINGS, DEMO_SETTINGS
-    from unflinch.run_folder import RESULTS, read_json
+    from unflinch.run_folder import RESULTS, read_object
 
     command, settings = ("unflinch demo --large", DEMO_LARGE_SETTINGS) if large else ("unflinch demo", DEMO_SETTINGS)
     name = name or settings["model"]["model"]
@@ -48,7 +48,7 @@ def demo(
     folder = runs / name
     if finished(folder):
         console.note(f"{folder} is finished, these are its results; to run anew: {command} --again")
-        end_with(read_json(folder / RESULTS), folder, json)
+        end_with(read_object(folder / RESULTS), folder, json)
 
     job = new_job(command, {**given, "name": name, "resume": True}, settings)
 

@@ -9,7 +9,7 @@ from unflinch.cli import console
 from unflinch.cli.base_model import load_base
 from unflinch.cli.job import patch_folder
 from unflinch.models.placement import Spread
-from unflinch.patch.export import check_new_folder
+from unflinch.patch.export import check_new_folder, check_strength
 from unflinch.patch.save import load_patch
 from unflinch.report.model_card import export_card
 
@@ -44,6 +44,7 @@ def export_patch(
         writers: modules that are changed there.
         spread: over what its weights are spread.
     """
+    check_strength(strength)
     check_new_folder(out, model)
     factors = load_patch(patch_folder(patch))
     if strength > 1:

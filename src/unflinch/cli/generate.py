@@ -72,17 +72,15 @@ def generate(
 
     from unflinch.cli import console, tables
     from unflinch.cli.job import config_from
-    from unflinch.cli.mining import check_new, mine_to, mined_facts, show_mined
+    from unflinch.cli.mining import mine_to, mined_facts, show_mined
     from unflinch.errors import InputError
     from unflinch.run_folder import plain
 
     languages = tuple(language or GenerateOptions.languages)
     options = GenerateOptions(kind, tuple(category or ()), languages, per_category)
-    if (model and not refused) or (refused and (kind != "targets" or len(options.categories) == 1)):
-        raise InputError("MODEL and --refused FILE go together, with --kind targets and more than one category")
-    for file, name in ((refused, "--refused"), (None if resume else out, "--out")):
-        if file:
-            check_new(file, name)
+    _check_files(options, out, refused, resume)
+    if (model or config) and not refused:
+        raise InputError("MODEL and --config are read for --refused FILE; give that too, or leave them out")
     settings = config_from(given, {}) if refused else None
     writer = ChatEndpoint(endpoint, endpoint_model, key=os.environ.get(KEY_VARIABLE, ""), timeout=timeout)
     found = _ask(writer, options, out)
@@ -102,6 +100,24 @@ def generate(
     console.show_line(f"{n} prompts are in {out}, {found.before} of them from before" if n else "nothing was written")
     if mined and refused:
         show_mined(mined, refused)
+
+
+def _check_files(options: GenerateOptions, out: Path, refused: Path | None, resume: bool) -> None:
+    """Raise `InputError` if prompts cannot be written where they should be, or those for --refused not be mined."""
+    from unflinch.cli.mining import check_new, check_prompt_file
+    from unflinch.errors import InputError
+
+    if resume:
+        check_prompt_file(out, "--out")
+    else:
+        check_new(out, "--out")
+    if not refused:
+        return
+    check_new(refused, "--refused")
+    if options.kind != "targets" or len(options.categories) == 1:
+        raise InputError("--refused FILE goes with --kind targets and more than one category")
+    if refused.resolve() == out.resolve():
+        raise InputError(f"--out and --refused are both {out}; give each a file of its own")
 
 
 def _ask(writer: ChatEndpoint, options: GenerateOptions, out: Path) -> GeneratedPrompts:

@@ -17,7 +17,8 @@ import typer
 from unflinch.cli import console
 from unflinch.config import RunConfig, make_config, read_toml
 from unflinch.errors import ConfigError, RunFolderError
-from unflinch.run_folder import REPORT, RESULTS, SETTINGS, RunFolder, read_json
+from unflinch.options import ModelOptions
+from unflinch.run_folder import REPORT, RESULTS, SETTINGS, RunFolder, read_object
 from unflinch.steps.progress import Progress
 
 _PLACES: dict[str, tuple[str, ...]] = {
@@ -73,6 +74,25 @@ def config_from(given: Mapping[str, Any], stored: Mapping[str, Any]) -> RunConfi
     return make_config(read_toml(given["config"]) if given.get("config") else stored, overrides)
 
 
+def loading_options(model: Mapping[str, Any]) -> list[str]:
+    """Return the options with which another command loads the model of a run as the run did.
+
+    Args:
+        model: the run's settings of that section. What only workers can share is fetched by a process that works alone.
+    """
+    words: list[str] = []
+    for name in ("dtype", "device", "revision", "trust_remote_code", "layers", "writer", "load_in", "spread"):
+        key = _PLACES[name][0].removeprefix("model.")
+        value = model.get(key)
+        option = f"--{name.replace('_', '-')}"
+        if value is True:
+            words.append(option)
+        elif value and value != getattr(ModelOptions, key, None):
+            several = value if isinstance(value, (list, tuple)) else [value]
+            words += [word for one in several for word in (option, "devices" if one == "workers" else str(one))]
+    return words
+
+
 def new_job(again: str, given: Mapping[str, Any], preset: Mapping[str, Any] | None = None) -> Job:
     """Return the job of `run`, `demo`, `scan` or `fit`, and say where it is kept.
 
@@ -85,6 +105,8 @@ def new_job(again: str, given: Mapping[str, Any], preset: Mapping[str, Any] | No
     if name is None and resume:
         name = newest_run(runs)
     stored = stored_settings(runs / name) if resume else {}
+    if resume and not (stored or preset or given.get("model") or given.get("config")):
+        raise RunFolderError(f"{runs / name} holds no run to continue; check --name and --runs, or give MODEL to start")
     config = config_from(given, stored or preset or {})
     name = default_name(config.model.model) if name is None else name
     check_name(name)
@@ -121,7 +143,7 @@ def stoppable(kept: str) -> Iterator[Progress]:
 def stored_settings(folder: Path) -> dict[str, Any]:
     """Return the settings that a run folder was started with; empty if it was never started."""
     file = folder / SETTINGS
-    return dict(read_json(file)) if file.is_file() else {}
+    return read_object(file) if file.is_file() else {}
 
 
 def finished(folder: Path) -> bool:
@@ -131,8 +153,16 @@ def finished(folder: Path) -> bool:
 
 
 def patch_folder(path: Path) -> Path:
-    """Return the patch folder itself, where a run folder that holds one was given."""
+    """Return the patch folder itself, where a run folder that holds one was given.
+
+    Raises:
+        RunFolderError: if a run folder was given that holds none.
+    """
     inside = RunFolder(path).patch
+    if not inside.is_dir() and (path / SETTINGS).is_file():
+        raise RunFolderError(
+            f"the run in {path} has written no patch: it is not finished, or its patch missed a limit; see its {REPORT}"
+        )
     return inside if inside.is_dir() else path
 
 

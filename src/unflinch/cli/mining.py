@@ -14,9 +14,16 @@ from unflinch.run_folder import plain
 
 
 def check_new(file: Path, option: str) -> None:
-    """Raise `InputError` unless a file does not exist yet and its folder does."""
+    """Raise `InputError` unless a file of prompts does not exist yet and its folder does."""
+    check_prompt_file(file, option)
     if file.exists() or not file.parent.is_dir():
         raise InputError(f"{option} {file} exists, or its folder does not; expected a new file in an existing folder")
+
+
+def check_prompt_file(file: Path, option: str) -> None:
+    """Raise `InputError` unless a file's name is one by which its prompts are read again."""
+    if file.suffix != ".jsonl":
+        raise InputError(f"{option} {file}; expected a name that ends in .jsonl, by which its prompts are read again")
 
 
 def mine_to(out: Path, settings: RunConfig, candidates: tuple[Prompt, ...]) -> MinedPrompts:

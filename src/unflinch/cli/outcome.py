@@ -10,6 +10,7 @@ from typing import Any
 import typer
 
 from unflinch.cli import console
+from unflinch.cli.job import loading_options
 from unflinch.cli.tables import run_summary
 from unflinch.report.run_results import parse_results
 from unflinch.run_folder import REPORT, RunFolder
@@ -38,8 +39,8 @@ def end_with(results: Mapping[str, Any], folder: Path, as_json: bool) -> None:
             console.show_line(
                 f"patch in    {patch}{'' if run.verdict.holds else ' (missed a limit: marked as failed)'}"
             )
-            revision = ["--revision", run.model.revision] if run.model.revision else []
-            console.note(f"try it      {shlex.join(['unflinch', 'chat', run.model.id, str(patch), *revision])}")
+            command = ["unflinch", "chat", run.model.id, str(patch), *loading_options(run.settings.get("model", {}))]
+            console.note(f"try it      {shlex.join(command)}")
         else:
             console.note("no patch was written: only one that passes is")
     raise typer.Exit(0 if run.verdict.holds else 1)

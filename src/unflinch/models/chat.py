@@ -12,6 +12,9 @@ from unflinch.errors import ModelError
 
 Conversation = Sequence[dict[str, str]]
 
+TEMPLATE_ERRORS = (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+"""What a chat template raises that refuses a conversation, or is wrong itself."""
+
 _SYSTEM = "Keep to these words."
 
 
@@ -58,7 +61,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, prompt: HasConversation) -> tuple
         encoded: Any = tokenizer.apply_chat_template(
             messages, add_generation_prompt=True, tokenize=True, return_dict=True, **switches(prompt.thinking)
         )
-    except TemplateError as error:
+    except TEMPLATE_ERRORS as error:
         raise ModelError(
             f"the model's chat template does not take a conversation of these prompts ({error}); "
             "give prompts with the roles that it knows, or another model"
@@ -71,7 +74,7 @@ def _has_system_role(tokenizer: PreTrainedTokenizerBase) -> bool:
     messages = [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": "Why?"}]
     try:
         return _SYSTEM in str(tokenizer.apply_chat_template(messages, tokenize=False))
-    except TemplateError:
+    except TEMPLATE_ERRORS:
         return False
 
 

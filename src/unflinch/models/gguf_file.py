@@ -6,7 +6,9 @@ import hashlib
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from gguf import GGUFReader
@@ -73,12 +75,15 @@ def _convert(path: Path, folder: Path) -> None:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         unfinished = Path(tempfile.mkdtemp(prefix="unfinished-", dir=folder.parent))
-        model = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             path.parent,
             gguf_file=path.name,
             dtype=torch.bfloat16,
             quantization_config=GgufConfig(dequantize=True),
+            output_loading_info=True,
         )
+        model, found = loaded
+        _check_whole(path, found)
         model.save_pretrained(unfinished)
         AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(unfinished)
         if not folder.exists():  # another process may have been faster
@@ -96,3 +101,13 @@ def _convert(path: Path, folder: Path) -> None:
     finally:
         if unfinished:
             shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _check_whole(path: Path, found: Mapping[str, Any]) -> None:
+    """Raise `ModelError` if the file lacks weights: transformers would make up random ones."""
+    absent = sorted({str(name) for kind in ("missing_keys", "mismatched_keys") for name in found.get(kind) or ()})
+    if absent:
+        raise ModelError(
+            f"{path} lacks {len(absent)} of the model's weights, such as {absent[0]}; it may be one part of a split "
+            "file: join the parts with llama-gguf-split --merge, or fetch the file again"
+        )

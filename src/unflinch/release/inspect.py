@@ -15,10 +15,11 @@ import gguf
 from safetensors import SafetensorError, safe_open
 
 from unflinch.errors import PatchError
+from unflinch.models.gguf_header import check_header
 from unflinch.models.load import LoadedModel
 from unflinch.patch.attach import check_fits
 from unflinch.patch.save import check_base, load_patch
-from unflinch.provenance import GGUF_KEY, PROVENANCE, WEIGHTS, Provenance, changed_files, from_json
+from unflinch.provenance import GGUF_KEY, PROVENANCE, WEIGHTS, Provenance, changed_files, from_json, is_own, root_of
 from unflinch.release.sign import SIGNATURE
 
 _PICKLES = frozenset((".bin", ".ckpt", ".dill", ".joblib", ".pickle", ".pkl", ".pt", ".pth"))
@@ -60,7 +61,7 @@ def inspect_folder(path: Path) -> FolderFacts:
         return _describe(path.parent, {path.name: path}, alone=True)
     if not path.is_dir():
         raise PatchError(f"no folder {path}; expected an adapter or model folder, or a .gguf file: check the path")
-    return _describe(path, {file.name: file for file in sorted(path.iterdir()) if _usable(path, file)}, alone=False)
+    return _describe(path, {file.name: file for file in sorted(path.iterdir()) if is_own(path, file)}, alone=False)
 
 
 def check_made_for(path: Path, facts: FolderFacts, loaded: LoadedModel) -> str:
@@ -139,6 +140,7 @@ def _safetensors_header(file: Path) -> tuple[dict[str, tuple[int, ...]], dict[st
 
 def _gguf_header(file: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
     try:
+        check_header(file)  # the reader loops as often as a header says
         reader = gguf.GGUFReader(file)
         shapes = {tensor.name: tuple(int(n) for n in reversed(tensor.shape)) for tensor in reader.tensors}
         texts = [name for name, field in reader.fields.items() if field.types == [gguf.GGUFValueType.STRING]]
@@ -176,18 +178,8 @@ def _json(file: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _usable(folder: Path, file: Path) -> bool:
-    return file.is_file() and file.resolve().is_relative_to(_root(folder))
-
-
-def _root(folder: Path) -> Path:
-    """Return what links may lead to: the folder, or the whole repository in the cache of huggingface_hub."""
-    here = folder.resolve()
-    return here.parent.parent if here.parent.name == "snapshots" else here
-
-
 def _dangers(folder: Path, config: Mapping[str, Any], files: Mapping[str, Path]) -> Iterator[str]:
-    root = _root(folder)
+    root = root_of(folder)
     for place, folders, names in os.walk(folder):
         for name in (*folders, *names):
             entry = Path(place, name)

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
 from unflinch.errors import ConfigError, InputError, PatchError, VerdictError
 from unflinch.provenance import Provenance
 from unflinch.release.inspect import inspect_folder
-from unflinch.validate.verdict import guard_passed
+from unflinch.results import guard_passed
 
 _KINDS = frozenset((".gguf", ".jinja", ".json", ".md", ".model", ".safetensors", ".sig", ".txt"))
 
@@ -87,7 +86,7 @@ def upload(plan: Upload) -> str:
             allow_patterns=list(plan.files),
             commit_message=plan.message,
         )
-    except (HfHubHTTPError, LocalTokenNotFoundError, OSError) as error:
+    except Exception as error:  # the network or the Hub: any class, some of them of libraries below
         reason = " ".join(str(error).split())[:300]
         raise InputError(
             f"cannot upload to {plan.repo} ({reason}); check connection and name, and log in with `hf auth login`"

@@ -24,7 +24,7 @@ from unflinch.results import (
     Yardstick,
 )
 from unflinch.robustness_results import FormReport, Mechanism, StressReport
-from unflinch.run_folder import RESULTS, read_json
+from unflinch.run_folder import RESULTS, read_object
 from unflinch.validation_results import DialogueReport, ModeFigures
 
 
@@ -135,7 +135,4 @@ def read_results(run_folder: Path) -> RunResults:
     path = run_folder / RESULTS
     if not path.is_file():
         raise RunFolderError(f"{run_folder} holds no {RESULTS}; give the folder of a run that finished `validate`")
-    results = read_json(path)
-    if not isinstance(results, dict):
-        raise RunFolderError(f"{path} holds a {type(results).__name__} where a JSON object was expected; run it again")
-    return parse_results(results, str(path))
+    return parse_results(read_object(path), str(path))

@@ -19,13 +19,14 @@ from unflinch.patch.save import load_patch, save_patch
 from unflinch.provenance import read_provenance, to_json, write_provenance
 from unflinch.report.model_card import model_card
 from unflinch.report.provenance import patch_provenance
+from unflinch.results import guard_passed
 from unflinch.robustness_results import FormReport
-from unflinch.run_folder import RESULTS, RunFolder, disk_error, plain, read_json, write_json
+from unflinch.run_folder import RESULTS, RunFolder, disk_error, plain, read_object, write_json
 from unflinch.steps.baseline import Baseline
 from unflinch.steps.opened import Run
 from unflinch.steps.scan import Scan
 from unflinch.steps.validate import validate_patch
-from unflinch.validate.verdict import form_limits, guard_passed
+from unflinch.validate.verdict import form_limits
 
 STEPS = ("baseline", "scan", "fit", "validate", "report")
 THOROUGH = ("mechanism", "forms", "stress")
@@ -96,29 +97,40 @@ def complete(folder: RunFolder) -> bool:
     """Return whether the report, if there is one, shows every step that is done."""
     if not folder.done("report"):
         return True
-    results = read_json(folder.path / RESULTS)
+    results = read_object(folder.path / RESULTS)
     return all(results.get(name) for name in THOROUGH if folder.done(name))
 
 
-def exported_patch(opened: Run) -> Patch:
-    """Return the exported patch of a validated run.
+def exported_patch(folder: RunFolder) -> Path:
+    """Return the folder of the exported patch of a validated run.
 
     Raises:
         RunFolderError: if it failed its verdict, so that nothing of it is left.
     """
-    for path in (opened.folder.unverified_patch, opened.folder.patch):
+    for path in (folder.unverified_patch, folder.patch):
         if path.is_dir():
-            return load_patch(path)
+            return path
     raise RunFolderError(
-        f"the patch of {opened.folder.path} missed a limit and was removed, so it cannot be measured any further; "
+        f"the patch of {folder.path} missed a limit and was removed, so it cannot be measured any further; "
         "start a new run (with validate.keep_best a patch that fails anything but its guard is kept)"
     )
+
+
+def check_measurable(folder: RunFolder, thorough: bool) -> None:
+    """Return if what is missing of a validation can still be measured.
+
+    Raises:
+        RunFolderError: if the fit is not done, or the patch failed its verdict before.
+    """
+    folder.read_step("fit")
+    if thorough and folder.done("validate") and not all(folder.done(name) for name in THOROUGH):
+        exported_patch(folder)
 
 
 def finish(opened: Run) -> dict[str, Any]:
     """Keep the patch if it may be kept, remove it otherwise; return the final results with the report's time."""
     folder = opened.folder
-    results = dict(read_json(folder.path / RESULTS))
+    results = read_object(folder.path / RESULTS)
     results["seconds"] = _seconds({**results["seconds"], "report": folder.read_step("report")["seconds"]})
     write_json(folder.path / RESULTS, results)
     guarded = guard_passed({limit["name"]: limit["passed"] for limit in results["verdict"]["limits"]})

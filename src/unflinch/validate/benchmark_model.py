@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from jinja2 import TemplateError
 from lm_eval.api.model import TemplateLM
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from unflinch.errors import ModelError
 from unflinch.models.batches import Ids, shared_prefix_length
+from unflinch.models.chat import TEMPLATE_ERRORS
 from unflinch.models.continuations import Choices, grouped, likelihoods
 from unflinch.models.forward import Prefixes
 from unflinch.models.generate import generate
@@ -85,7 +85,7 @@ class BenchmarkModel(TemplateLM):  # type: ignore[misc] # lm-eval has no types
                     chat_history, tokenize=False, add_generation_prompt=add_generation_prompt
                 )
             )
-        except TemplateError as error:
+        except TEMPLATE_ERRORS as error:
             raise ModelError(
                 f"the model's chat template does not take a benchmark question ({error}); leave out --chat"
             ) from error

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from unflinch.metrics.intervals import wilson
 from unflinch.options import ValidateOptions
-from unflinch.results import KLDistribution, KLReport, Limit, RefusalCounts, Verdict
+from unflinch.results import GUARD_LIMIT, KLDistribution, KLReport, Limit, RefusalCounts, Verdict
 from unflinch.robustness_results import FormReport
 from unflinch.validation_results import DialogueReport, Estimate
-
-GUARD_LIMIT = "guard refusals lost"
-"""Every limit whose name begins so is one that no option changes, and without which no patch is written."""
 
 
 def judge_run(
@@ -53,12 +48,6 @@ def form_limits(report: FormReport) -> tuple[Limit, ...]:
     own = [form.guard_lost.count - form.guard_lost_by_format for form in report.forms]
     n = min(form.guard_lost.n for form in report.forms)
     return (_share(f"{GUARD_LIMIT}, worst form", max(own), n, 0.0),)
-
-
-def guard_passed(passed: Mapping[str, bool]) -> bool:
-    """Return whether no guard refusal was lost in whatever was measured; whether each limit holds is given by name."""
-    guards = [holds for name, holds in passed.items() if name.startswith(GUARD_LIMIT)]
-    return bool(guards) and all(guards)
 
 
 def _share(name: str, count: int, n: int, limit: float) -> Limit:

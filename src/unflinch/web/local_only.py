@@ -7,6 +7,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 NAMES = ("127.0.0.1", "localhost")
+HTTP_PORT = 80
 
 PAGE_POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
@@ -30,6 +31,8 @@ class LocalOnly:
         """Guard `app`, which is served at `port`."""
         self.app = app
         self.hosts = frozenset(f"{name}:{port}" for name in NAMES)
+        if port == HTTP_PORT:  # browsers leave it out
+            self.hosts |= frozenset(NAMES)
         self.origins = frozenset(f"http://{host}" for host in self.hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
