@@ -15,12 +15,15 @@ import numpy as np
 import torch
 
 from unflinch.artifacts import LowRankFactors, Patch
+from unflinch.cli.job import config_from, stored_settings
 from unflinch.config import make_config, read_toml
 from unflinch.data.prompts import load_prompts
 from unflinch.models.gguf_file import check_gguf
 from unflinch.patch.save import load_patch, save_patch
+from unflinch.provenance import PROVENANCE, BaseModelFacts, Provenance, to_json
+from unflinch.release.inspect import inspect_folder
 from unflinch.report.run_results import read_results
-from unflinch.run_folder import RESULTS, open_run
+from unflinch.run_folder import RESULTS, SETTINGS, open_run
 from unflinch.validate.answer_lines import read_answers
 
 _WEIGHTS, _CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -130,6 +133,23 @@ def _read_patch(scratch: Path, changed: str, data: bytes) -> object:
     return load_patch(scratch)
 
 
+def _stored_settings(data: bytes, scratch: Path) -> object:
+    _file(scratch, SETTINGS, data)
+    return config_from({}, stored_settings(scratch))
+
+
+def _provenance() -> list[bytes]:
+    _patch_files()  # made now: while a reader is watched nothing may be written elsewhere
+    base = BaseModelFacts("owner/base", True, None, "0" * 64)
+    return [to_json(Provenance("adapter", "0.1.0", "2026-11-30T00:00:00+00:00", base, 1, 2, 14)).encode()]
+
+
+def _inspect_patch(data: bytes, scratch: Path) -> object:
+    for name, content in {**_patch_files(), PROVENANCE: data}.items():
+        _file(scratch, name, content)
+    return inspect_folder(scratch)
+
+
 READERS = {
     "prompts.jsonl": Reader(lambda data, at: load_prompts(_file(at, "p.jsonl", data)), _json_lines, 30),
     "prompts.csv": Reader(lambda data, at: load_prompts(_file(at, "p.csv", data)), _csv, 20),
@@ -137,6 +157,9 @@ READERS = {
     "answers": Reader(lambda data, at: read_answers(data, "answers"), _answers, 10),
     "results": Reader(lambda data, at: read_results(_file(at, RESULTS, data).parent), _run_results, 5),
     "settings": Reader(_settings, lambda: [b'{"model": {"model": "demo"}}'], 5),
+    "stored settings": Reader(_stored_settings, lambda: [b'{"model": {"model": "demo"}}'], 5),
+    "provenance": Reader(_inspect_patch, _provenance, 5),
+    "inspected gguf": Reader(lambda data, at: inspect_folder(_file(at, "m.gguf", data)), _gguf, 5),
     "gguf": Reader(lambda data, at: check_gguf(_file(at, "m.gguf", data)), _gguf, 5),
     "adapter weights": Reader(lambda data, at: _read_patch(at, _WEIGHTS, data), lambda: [_patch_files()[_WEIGHTS]], 5),
     "adapter config": Reader(lambda data, at: _read_patch(at, _CONFIG, data), lambda: [_patch_files()[_CONFIG]], 5),

@@ -154,9 +154,8 @@ def _host_of(url: str) -> str:
         host.encode("idna")
     except ValueError:
         host = ""
-    if not host or not (url.isascii() and url.isprintable()) or " " in url:
-        host = ""
-    if not host or parts.scheme not in ("http", "https") or parts.username or parts.query:
+    readable = url.isascii() and url.isprintable() and " " not in url
+    if not (host and readable) or parts.scheme not in ("http", "https") or parts.username or parts.query:
         raise ConfigError("the endpoint's URL was not understood; expected something like http://localhost:8080/v1")
     return host
 
