@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from unflinch.errors import ModelError
 from unflinch.models.gguf_header import check_header
+from unflinch.models.memory import give_back_memory
 
 _CHUNK = 1 << 22
 
@@ -67,6 +68,7 @@ def dequantised(path: Path, sha256: str | None = None) -> Path:
     if not folder.exists():  # else the same bytes have been read before: reading them all takes seconds
         check_gguf(path)
         _convert(path, folder)
+        give_back_memory()  # else a plan made now would count what the conversion took
     return folder
 
 
