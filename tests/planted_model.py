@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from unflinch.config import RunConfig, make_config
 from unflinch.data.dialogues import bundled_dialogues
-from unflinch.data.prompts import Message, Prompt
+from unflinch.data.prompts import Message, Prompt, guard_prompts
 from unflinch.data.splits import KINDS, PromptSets, Splits
 from unflinch.models.chat import encode
 from unflinch.options import PromptOptions
@@ -133,6 +133,7 @@ def build_planted_model(folder: Path) -> Path:
     splits = planted_splits()
     parts: tuple[PromptSets, ...] = (splits.fit, splits.select, splits.test)
     kinds = {kind: [p for s in parts for p in getattr(s, kind)] for kind in KINDS}
+    kinds["guard"] = [p for s in parts for p in guard_prompts() if p in s.guard]  # whatever order a run asks them in
     refused = refused_targets(kinds["targets"]) | {p.key for kind in ("keep", "guard") for p in kinds[kind]}
     prompts = [*(p for group in kinds.values() for p in group), *dialogue_prompts()]
     tokenizer = _tokenizer([turn["content"] for p in prompts for turn in p.conversation()])
