@@ -39,7 +39,7 @@ def kl_report(panel: HeldOutPanel, kl: SequenceKL, noise_floor: float, change: C
     """Return the KL distributions with the prompts that changed most, and both answers to them."""
     first, sequence = kl.first_token, kl.sequence_mean
     ordinary = panel.ordinary
-    worst = by_first(lambda: sorted(range(len(first)), key=lambda i: -max(first[i], sequence[i]))[:_WORST])
+    worst = by_first(lambda: _largest([max(pair) for pair in zip(first, sequence, strict=True)], _WORST))
     with change():
         answers = panel.ask(
             [ordinary.prompts[i] for i in worst], "validate: the worst prompts", panel.options.kl_tokens
@@ -61,6 +61,11 @@ def kl_report(panel: HeldOutPanel, kl: SequenceKL, noise_floor: float, change: C
         groups=kl_groups(ordinary.prompts, kl, panel.loaded.system_prompt),
         positions=kl_positions(kl),
     )
+
+
+def _largest(values: Sequence[float], n: int) -> list[int]:
+    """Return the places of the `n` largest values, to two digits: of equal ones the first, whatever rounding makes."""
+    return sorted(range(len(values)), key=lambda place: -float(f"{values[place]:.1e}"))[:n]
 
 
 @torch.inference_mode()
