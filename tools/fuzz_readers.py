@@ -127,10 +127,11 @@ def _patch_files() -> dict[str, bytes]:
         return {name: Path(folder, name).read_bytes() for name in (_WEIGHTS, _CONFIG)}
 
 
-def _read_patch(scratch: Path, changed: str, data: bytes) -> object:
+def _patch_with(scratch: Path, changed: str, data: bytes) -> Path:
+    """Return a patch folder of which one file has been changed, or added."""
     for name, content in {**_patch_files(), changed: data}.items():
         _file(scratch, name, content)
-    return load_patch(scratch)
+    return scratch
 
 
 def _stored_settings(data: bytes, scratch: Path) -> object:
@@ -144,12 +145,6 @@ def _provenance() -> list[bytes]:
     return [to_json(Provenance("adapter", "0.1.0", "2026-11-30T00:00:00+00:00", base, 1, 2, 14)).encode()]
 
 
-def _inspect_patch(data: bytes, scratch: Path) -> object:
-    for name, content in {**_patch_files(), PROVENANCE: data}.items():
-        _file(scratch, name, content)
-    return inspect_folder(scratch)
-
-
 READERS = {
     "prompts.jsonl": Reader(lambda data, at: load_prompts(_file(at, "p.jsonl", data)), _json_lines, 30),
     "prompts.csv": Reader(lambda data, at: load_prompts(_file(at, "p.csv", data)), _csv, 20),
@@ -158,9 +153,13 @@ READERS = {
     "results": Reader(lambda data, at: read_results(_file(at, RESULTS, data).parent), _run_results, 5),
     "settings": Reader(_settings, lambda: [b'{"model": {"model": "demo"}}'], 5),
     "stored settings": Reader(_stored_settings, lambda: [b'{"model": {"model": "demo"}}'], 5),
-    "provenance": Reader(_inspect_patch, _provenance, 5),
+    "provenance": Reader(lambda data, at: inspect_folder(_patch_with(at, PROVENANCE, data)), _provenance, 5),
     "inspected gguf": Reader(lambda data, at: inspect_folder(_file(at, "m.gguf", data)), _gguf, 5),
     "gguf": Reader(lambda data, at: check_gguf(_file(at, "m.gguf", data)), _gguf, 5),
-    "adapter weights": Reader(lambda data, at: _read_patch(at, _WEIGHTS, data), lambda: [_patch_files()[_WEIGHTS]], 5),
-    "adapter config": Reader(lambda data, at: _read_patch(at, _CONFIG, data), lambda: [_patch_files()[_CONFIG]], 5),
+    "adapter weights": Reader(
+        lambda data, at: load_patch(_patch_with(at, _WEIGHTS, data)), lambda: [_patch_files()[_WEIGHTS]], 5
+    ),
+    "adapter config": Reader(
+        lambda data, at: load_patch(_patch_with(at, _CONFIG, data)), lambda: [_patch_files()[_CONFIG]], 5
+    ),
 }

@@ -207,6 +207,11 @@ class StoredVerdict:
         """The limits that do not hold."""
         return tuple(limit for limit in self.limits if not limit.passed)
 
+    @property
+    def guard_holds(self) -> bool:
+        """Whether no guard refusal was lost in whatever was measured."""
+        return guard_passed({limit.name: limit.passed for limit in self.limits})
+
 
 @dataclass(frozen=True)
 class PromptSetHash:

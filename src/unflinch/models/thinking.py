@@ -11,12 +11,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from unflinch.errors import ModelError
 from unflinch.models.batches import Ids
 from unflinch.models.chat import TEMPLATE_ERRORS, HasConversation, switches
-from unflinch.models.generate import Choose, generate, greedy
+from unflinch.models.generate import Choose, at_places, generate, greedy
 from unflinch.models.thought_markers import THOUGHT_MARKERS, ThoughtMarkers
 
 Modes = tuple[bool | None, ...]
 """Whether prompts are asked with thinking on; None where the model's template knows no thinking."""
 
+_OF_THOUGHTS = 2**32
+"""Thoughts have places of their own: a sampled answer does not depend on how long the thought before it was."""
 _ASKED = {"role": "user", "content": "Why?"}
 _THOUGHT, _REPLY = "because I wonder", "Therefore."
 
@@ -208,7 +210,8 @@ def thoughts_of(
     if rows:
         if thinking is None:
             raise ModelError("a prompt is asked with thinking on, but how the model thinks is not known; leave it off")
-        found = write_thoughts(model, tokenizer, [sequences[row] for row in rows], thinking, choose=choose)
+        own = at_places(choose, [_OF_THOUGHTS + row for row in rows])
+        found = write_thoughts(model, tokenizer, [sequences[row] for row in rows], thinking, choose=own)
         for row, thought in zip(rows, found, strict=True):
             thoughts[row] = thought
     return thoughts

@@ -12,7 +12,6 @@ from huggingface_hub import HfApi
 from unflinch.errors import ConfigError, InputError, PatchError, VerdictError
 from unflinch.provenance import Provenance
 from unflinch.release.inspect import inspect_folder
-from unflinch.results import guard_passed
 
 _KINDS = frozenset((".gguf", ".jinja", ".json", ".md", ".model", ".safetensors", ".sig", ".txt"))
 
@@ -101,7 +100,7 @@ def _check_name(repo: str) -> None:
 
 def _check_verdict(origin: Provenance, failed_too: bool) -> None:
     verdict = origin.verdict
-    if verdict is None or not guard_passed({limit.name: limit.passed for limit in verdict.limits}):
+    if verdict is None or not verdict.guard_holds:
         raise VerdictError("the guard did not hold, or was not measured: such a patch is never uploaded")
     if not 0 <= origin.strength <= 1:
         raise VerdictError(

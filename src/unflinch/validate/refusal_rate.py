@@ -17,9 +17,6 @@ from unflinch.validate.judges import RuleJudge
 
 Advance = Callable[[int], None]
 
-_OF_THOUGHTS = 2**32
-"""Thoughts have places of their own: a sampled answer does not depend on how long the thought before it was."""
-
 UNDECIDED = Judgement("undecided", 0.5)
 """Of a thought that does not close."""
 
@@ -63,10 +60,7 @@ def ask(
         advance: called with the number of finished prompts.
     """
     sequences = encode_all(tokenizer, prompts)
-    thinks = [row for row, prompt in enumerate(prompts) if prompt.thinking]
-    thoughts = thoughts_of(
-        model, tokenizer, prompts, sequences, thinking, choose=at_places(choose, [_OF_THOUGHTS + row for row in thinks])
-    )
+    thoughts = thoughts_of(model, tokenizer, prompts, sequences, thinking, choose=choose)
     decided = {row: (*sequences[row], *thought) for row, thought in enumerate(thoughts) if thought is not None}
     produced = generate(
         model,
