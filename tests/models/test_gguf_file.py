@@ -68,6 +68,25 @@ def test_a_file_is_converted_once_and_found_by_its_content(
     assert [path.name for path in (cache / "gguf").iterdir()] == [folder.name]
 
 
+def test_a_files_header_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, other = (write_gguf(tiny_model("qwen2"), tmp_path / f"{name}.gguf") for name in ("tiny", "other"))
+    reader, read, begin, convert = gguf.GGUFReader, [], gguf.GGUFReader.__init__, gguf_file._convert
+
+    def reading(self: gguf.GGUFReader, path: Path, *options: str) -> None:
+        read.append(Path(path))
+        begin(self, path, *options)
+
+    def convert_and_read_another(path: Path, folder: Path) -> None:
+        convert(path, folder)
+        assert gguf.GGUFReader(other).tensors
+
+    monkeypatch.setattr(reader, "__init__", reading)
+    monkeypatch.setattr(gguf_file, "_convert", convert_and_read_another)
+    dequantised(file)
+    assert read == [file, other]
+    assert gguf.GGUFReader is reader
+
+
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.05, 0.5, 0.999])
 def test_a_file_cut_off_anywhere_is_refused_and_leaves_nothing(share: float, tmp_path: Path, cache: Path) -> None:
     file = write_gguf(tiny_model("qwen2"), tmp_path / "tiny.gguf")

@@ -6,10 +6,12 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import gguf
 import torch
 from gguf import GGUFReader
 from platformdirs import user_cache_path
@@ -37,8 +39,12 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def check_gguf(path: Path) -> None:
-    """Raise `ModelError` if the file is not a complete GGUF file."""
+def check_gguf(path: Path) -> GGUFReader:
+    """Return what the header of a complete GGUF file says.
+
+    Raises:
+        ModelError: if the file is not a complete GGUF file.
+    """
     try:
         check_header(path)
         reader = GGUFReader(path)
@@ -52,6 +58,7 @@ def check_gguf(path: Path) -> None:
             f"{path} is truncated: its header announces {end:,} bytes, the file has {path.stat().st_size:,}; "
             "fetch the file again"
         )
+    return reader
 
 
 def dequantised(path: Path, sha256: str | None = None) -> Path:
@@ -66,10 +73,27 @@ def dequantised(path: Path, sha256: str | None = None) -> Path:
     """
     folder = cache_folder() / "gguf" / (sha256 or file_sha256(path))[:32]
     if not folder.exists():  # else the same bytes have been read before: reading them all takes seconds
-        check_gguf(path)
-        _convert(path, folder)
+        with _header_read_once(path, check_gguf(path)):
+            _convert(path, folder)
         give_back_memory()  # else a plan made now would count what the conversion took
     return folder
+
+
+@contextmanager
+def _header_read_once(path: Path, header: GGUFReader) -> Iterator[None]:
+    """Give transformers, which reads a file's header for configuration, weights and tokenizer, what was read before.
+
+    A vocabulary of 150,000 tokens takes six seconds each time.
+    """
+
+    def reader(given: str | Path, *options: Any) -> GGUFReader:
+        return header if Path(given) == path else GGUFReader(given, *options)
+
+    gguf.GGUFReader = reader  # type: ignore[assignment,misc]
+    try:
+        yield
+    finally:
+        gguf.GGUFReader = GGUFReader  # type: ignore[misc]
 
 
 def _convert(path: Path, folder: Path) -> None:
