@@ -1,7 +1,7 @@
 """Takes the README's pictures, of the page and of the report of a run: `python tools/make_pictures.py runs/demo`.
 
-Needs Chromium, and the packages of `unflinch[web]` and Playwright. The question asked on the page is the shortest
-English one that the run's results show as refused before and answered after.
+Needs Chromium, and the packages of `unflinch[web]` and Playwright. The question asked on the page is `--question`, or the
+shortest English one that the run's results show as refused before and answered after.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ def served(run: Path) -> Iterator[str]:
             server.terminate()
 
 
-def take_page(page: Page, address: str, run: Path, path: Path) -> None:
+def take_page(page: Page, address: str, asked: str, path: Path) -> None:
     """Ask the question, and take the page once both sides have answered."""
     page.goto(address)
-    page.locator("#prompt textarea").fill(question(run))
+    page.locator("#prompt textarea").fill(asked)
     page.keyboard.press("Enter")
     expect(page.locator("#patched .message.bot")).to_have_count(1)
     before = None
@@ -68,6 +68,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("run", type=Path, help="a finished run")
     parser.add_argument("--out", type=Path, default=PICTURES, help="where the pictures go")
+    parser.add_argument("--question", help="what is asked on the page")
     parser.add_argument("--dark", action="store_true", help="as people see them who like it dark")
     options = parser.parse_args()
     if CHROMIUM is None:
@@ -78,7 +79,7 @@ def main() -> None:
         page = browser.new_page(viewport=SIZE, color_scheme="dark" if options.dark else "light")
         page.set_default_timeout(PATIENCE)
         expect.set_options(timeout=PATIENCE)
-        take_page(page, address, options.run, options.out / "page.png")
+        take_page(page, address, options.question or question(options.run), options.out / "page.png")
         page.goto((options.run / "report.html").resolve().as_uri())
         page.screenshot(path=options.out / "report.png")
         browser.close()
