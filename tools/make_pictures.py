@@ -1,7 +1,7 @@
 """Takes the README's pictures, of the page and of the report of a run: `python tools/make_pictures.py runs/demo`.
 
-Needs Chromium, and the packages of `unflinch[web]` and Playwright. The question asked on the page is `--question`, or the
-shortest English one that the run's results show as refused before and answered after.
+Needs Chromium, and the packages of `unflinch[web]` and Playwright. The question asked on the page is `--question`, or
+the shortest English one that the results of the run show as refused before and answered after.
 """
 
 from __future__ import annotations
