@@ -131,6 +131,38 @@ def test_a_file_that_lacks_a_layer_is_refused_and_not_filled_up_with_random_weig
     assert list((cache / "gguf").iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("add_feed_forward_length", 40, r"lacks 9 of the model's weights, or has them in another shape.*mlp"),
+        ("add_head_count", 0, "cannot be dequantised"),
+    ],
+)
+def test_a_header_that_tells_of_another_model_is_refused_in_one_sentence(
+    field: str, value: int, message: str, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = getattr(gguf.GGUFWriter, field)
+    monkeypatch.setattr(gguf.GGUFWriter, field, lambda writer, _: right(writer, value))
+    file = write_gguf(tiny_model("llama"), tmp_path / "tiny.gguf")
+    with pytest.raises(ModelError, match=message) as caught:
+        load_model(str(file), device="cpu")
+    assert "\n" not in str(caught.value)
+    assert list((cache / "gguf").iterdir()) == []
+
+
+def test_another_file_of_that_name_in_the_current_folder_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir(), there.mkdir()
+    model = tiny_model("qwen2", dtype=torch.bfloat16)
+    write_gguf(model, there / "tiny.gguf")
+    write_gguf(tiny_model("qwen2", dtype=torch.bfloat16, seed=1), here / "tiny.gguf")
+    monkeypatch.chdir(here)
+    loaded = load_model(str(there / "tiny.gguf"), dtype="bfloat16", device="cpu")
+    assert torch.equal(own_logits(loaded.model, IDS), own_logits(model, IDS))
+
+
 def test_an_architecture_that_cannot_be_dequantised_is_refused_and_leaves_nothing(tmp_path: Path, cache: Path) -> None:
     model = tiny_model("qwen2")
     model.config.model_type = "newest_model"

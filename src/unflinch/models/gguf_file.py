@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from unflinch.errors import ModelError
 from unflinch.models.gguf_header import check_header
+from unflinch.models.loading import LOADING_ERRORS, in_one_line, unfit_weights
 from unflinch.models.memory import give_back_memory
 
 _CHUNK = 1 << 22
@@ -87,7 +88,7 @@ def _header_read_once(path: Path, header: GGUFReader) -> Iterator[None]:
     """
 
     def reader(given: str | Path, *options: Any) -> GGUFReader:
-        return header if Path(given) == path else GGUFReader(given, *options)
+        return header if Path(given).resolve() == path.resolve() else GGUFReader(given, *options)
 
     gguf.GGUFReader = reader  # type: ignore[assignment,misc]
     try:
@@ -98,31 +99,33 @@ def _header_read_once(path: Path, header: GGUFReader) -> Iterator[None]:
 
 def _convert(path: Path, folder: Path) -> None:
     unfinished: Path | None = None
+    whole_path = str(path.resolve())  # a name alone is looked for in the current folder first
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         unfinished = Path(tempfile.mkdtemp(prefix="unfinished-", dir=folder.parent))
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path.parent,
-            gguf_file=path.name,
+            gguf_file=whole_path,
             dtype=torch.bfloat16,
             quantization_config=GgufConfig(dequantize=True),
+            ignore_mismatched_sizes=True,  # found and refused below, with their names
             output_loading_info=True,
         )
         model, found = loaded
         _check_whole(path, found)
         model.save_pretrained(unfinished)
-        AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(unfinished)
+        AutoTokenizer.from_pretrained(path.parent, gguf_file=whole_path).save_pretrained(unfinished)
         if not folder.exists():  # another process may have been faster
             unfinished.rename(folder)
-    except (ValueError, KeyError, NotImplementedError) as error:
-        raise ModelError(
-            f"{path} holds a model that cannot be dequantised ({error}); "
-            "expected an architecture that transformers reads from GGUF: give the safetensors folder instead"
-        ) from error
     except OSError as error:
         raise ModelError(
             f"cannot keep the dequantised {path.name} in {folder.parent} ({error}); "
             "free some disk space or set UNFLINCH_CACHE to another folder"
+        ) from error
+    except LOADING_ERRORS as error:
+        raise ModelError(
+            f"{path} holds a model that cannot be dequantised ({in_one_line(error)}); "
+            "expected an architecture that transformers reads from GGUF: give the safetensors folder instead"
         ) from error
     finally:
         if unfinished:
@@ -131,9 +134,8 @@ def _convert(path: Path, folder: Path) -> None:
 
 def _check_whole(path: Path, found: Mapping[str, Any]) -> None:
     """Raise `ModelError` if the file lacks weights: transformers would make up random ones."""
-    absent = sorted({str(name) for kind in ("missing_keys", "mismatched_keys") for name in found.get(kind) or ()})
-    if absent:
+    if unfit := unfit_weights(found):
         raise ModelError(
-            f"{path} lacks {len(absent)} of the model's weights, such as {absent[0]}; it may be one part of a split "
-            "file: join the parts with llama-gguf-split --merge, or fetch the file again"
+            f"{path} lacks {len(unfit)} of the model's weights, or has them in another shape, such as {unfit[0]}; "
+            "it may be one part of a split file: join the parts with llama-gguf-split --merge, or fetch the file again"
         )

@@ -7,15 +7,12 @@ import logging
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
@@ -40,6 +37,7 @@ from unflinch.models.fingerprint import weight_hash
 from unflinch.models.forward import check_forward
 from unflinch.models.hooks import check_writers
 from unflinch.models.layers import decoder_layers
+from unflinch.models.loading import loading, unfit_weights
 from unflinch.models.placement import Spreading, spread_map
 from unflinch.models.quantised import (
     bitsandbytes_settings,
@@ -54,12 +52,6 @@ from unflinch.models.source import resolve_source
 from unflinch.models.thinking import Askable, Modes, Thinking, in_modes, read_thinking
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
-
-_LOADING_ERRORS = (
-    *(OSError, ValueError, LookupError, ImportError, RuntimeError, SafetensorError, StrictDataclassError),
-    *(ArithmeticError, TypeError),  # for configs that hold something else than they should
-)
-"""What transformers raises for a model that is missing, damaged, or needs code or packages that are not there."""
 
 
 @dataclass(frozen=True)
@@ -235,24 +227,6 @@ def load_model(
     )
 
 
-@contextmanager
-def loading(model_id: str, quantisation: str | None = None) -> Iterator[None]:
-    """Turn whatever goes wrong while files of a model are read into one sentence.
-
-    Args:
-        model_id: what is read.
-        quantisation: how its weights are stored, if not as plain numbers.
-
-    Raises:
-        ModelError: for every error that transformers raises there.
-    """
-    try:
-        yield
-    except _LOADING_ERRORS as error:
-        hint = f"; its weights are quantised ({quantisation}): give the unquantised model" if quantisation else ""
-        raise ModelError(f"cannot load the model '{model_id}': {_in_one_line(error)}{hint}") from error
-
-
 def model_class(config: PreTrainedConfig) -> Any:
     """Return the class that reads a model: one that sees images is read whole where it has none for text alone."""
     sees_images = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
@@ -349,16 +323,8 @@ def _checked_architecture(
 
 def _check_found(found: Any, model_id: str) -> None:
     """Raise `ModelError` if a weight is missing or has another shape than its config says."""
-    unfit = sorted([*found["missing_keys"], *(name for name, *_shapes in found["mismatched_keys"])])
-    if unfit:
+    if unfit := unfit_weights(found):
         raise ModelError(
             f"the weights of '{model_id}' do not fit its config: {len(unfit)} are missing or of another shape, "
             f"{unfit[0]} for one; fetch the model again"
         )
-
-
-def _in_one_line(error: Exception) -> str:
-    """Return the beginning of the error's message, with what to do where code of the model is asked for."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    hint = "; trust_remote_code allows it, if you trust the author" if "trust_remote_code" in text else ""
-    return (text if len(text) <= 300 else f"{text[:300]} ...") + hint

@@ -16,7 +16,8 @@ from unflinch.errors import NotEnoughMemoryError
 from unflinch.launch import workers
 from unflinch.models.batches import PADDING_ID
 from unflinch.models.chat import encode
-from unflinch.models.load import Description, loading, pick_device, pick_dtype
+from unflinch.models.load import Description, pick_device, pick_dtype
+from unflinch.models.loading import loading
 from unflinch.models.memory import GIB, free_memory, in_gib, memory_in_use
 from unflinch.models.memory_parts import Holding, ModelShape, Workload
 from unflinch.models.memory_plan import MemoryPlan, plan_memory, prompt_lengths, read_shape
