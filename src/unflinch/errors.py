@@ -58,6 +58,17 @@ class ArchitectureError(ModelError):
     """A model whose decoder layers and projections were not recognised."""
 
 
+class NotFiniteError(ModelError):
+    """A changed model that computes something else than numbers in its dtype."""
+
+    def __init__(self, dtype: object) -> None:
+        """Take the dtype in which it computes."""
+        super().__init__(
+            f"the changed model computes something else than numbers ({dtype} overflows); "
+            "give dtype float32, or a smaller fit.kl_budget"
+        )
+
+
 class PatchError(InputError):
     """A patch that is damaged or was made for another base model."""
 

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import own_logits, random_ids, tiny_model
 
+from unflinch.errors import NotFiniteError
 from unflinch.metrics.refusal_score import Decision, RefusalOpenings
 from unflinch.options import FitOptions
 from unflinch.patch.attach import AttachedPatch
@@ -121,7 +122,8 @@ def test_a_stage_is_scored_where_each_refusal_is_decided() -> None:
             )
 
 
-def test_a_patch_that_overflows_costs_infinitely_much_and_is_turned_down_until_it_does_not() -> None:
+@pytest.mark.parametrize("finite_below", [0.7, 0.2])
+def test_a_patch_that_overflows_costs_infinitely_much_and_is_turned_down_until_it_does_not(finite_below: float) -> None:
     model = tiny_model("qwen2")
     panel, live = object.__new__(SelectPanel), AttachedPatch({})
     base = torch.randn(4, model.config.hidden_size, generator=torch.Generator().manual_seed(0))
@@ -129,7 +131,7 @@ def test_a_patch_that_overflows_costs_infinitely_much_and_is_turned_down_until_i
 
     def states(_self: SelectPanel) -> torch.Tensor:
         changed = base.clone()
-        changed[2] = changed[2] + 0.01 * tried[-1] if tried[-1] < 0.2 else torch.nan
+        changed[2] = changed[2] + 0.01 * tried[-1] if tried[-1] < finite_below else torch.nan
         return changed
 
     with pytest.MonkeyPatch.context() as patched:
@@ -144,5 +146,8 @@ def test_a_patch_that_overflows_costs_infinitely_much_and_is_turned_down_until_i
         overflowing = replace(HARMLESS, kl_first_token_mean=panel._kl())
         assert not within_budgets(overflowing, OPTIONS) and shortfall(overflowing, OPTIONS) == float("inf")
         found = panel.by_scores("x", live, OPTIONS)
-    assert 0 < found.strength == tried[-1] < 0.2
+        assert finite_below / 2 < found.strength == tried[-1] < finite_below
+        finite_below = 0.0
+        with pytest.raises(NotFiniteError, match="overflows.*dtype float32"):
+            panel.by_scores("x", live, OPTIONS)
     assert found.stage.kl_first_token_mean <= OPTIONS.kl_budget

@@ -6,6 +6,7 @@ false refusals left against right ones lost best, within the guard, keep and KL 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
@@ -19,6 +20,7 @@ from unflinch.artifacts import FittedStage, ModuleMetric, Patch, PromptGradients
 from unflinch.edit.closed_form import closed_form_update, gram_matrix, solve_multipliers, whiten_in_place
 from unflinch.edit.fine_tune import DecisionGroup, FineTuneSteps, Lesson, fine_tune
 from unflinch.edit.low_rank import added, scaled
+from unflinch.errors import NotFiniteError
 from unflinch.models.forward import scored_hidden
 from unflinch.models.load import LoadedModel
 from unflinch.models.memory import give_back_memory
@@ -32,6 +34,8 @@ from unflinch.steps.fit_inputs import FitInputs, Kind, prepare_fit, score_bounds
 from unflinch.steps.progress import Progress, counter
 from unflinch.steps.scan import Scan
 from unflinch.steps.select_panel import SelectPanel, choose_strength
+
+logger = logging.getLogger(__name__)
 
 Checkpoint = Callable[[str, Callable[[], FittedStage]], FittedStage]
 """Called with a stage's name and a function that computes it; returns what is stored if the stage has run."""
@@ -195,10 +199,20 @@ class Stages:
         self._shortfall = float("inf")
 
     def compare(self, name: str, patch: Patch) -> bool:
-        """Turn a stage's patch down to the KL budget and measure it; return whether it is kept as the best so far."""
+        """Turn a stage's patch down to the KL budget and measure it; return whether it is kept as the best so far.
+
+        Raises:
+            NotFiniteError: if the first stage overflows at any strength; a later one is left out.
+        """
         give_back_memory()
-        with attached(self._loaded.model, patch) as live:
-            found = self._panel.by_scores(name, live, self._options)
+        try:
+            with attached(self._loaded.model, patch) as live:
+                found = self._panel.by_scores(name, live, self._options)
+        except NotFiniteError as error:
+            if self.best is None:
+                raise
+            logger.warning("stage %s of the fit is left out: %s", name, error)
+            return False
         worse = found.shortfall > self._shortfall
         note = f"{found.stage.note}; rolled back, no better" if worse else found.stage.note
         self.table.append(replace(found.stage, note=note))

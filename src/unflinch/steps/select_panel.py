@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import isfinite
 
 import torch
 from torch import Tensor
 
+from unflinch.errors import NotFiniteError
 from unflinch.metrics.kl import kl_divergence
 from unflinch.metrics.refusal_score import Decision, RefusalOpenings
 from unflinch.models.forward import logits_from_hidden, read_lower_layers, scored_hidden
@@ -90,12 +92,18 @@ class SelectPanel:
     def by_scores(self, name: str, live: AttachedPatch, options: FitOptions) -> Dialled:
         """Turn a patch down to the KL budget; return how it does there, and at its best between there and nothing.
 
-        KL grows as the square of the strength, so that the root of what is too much is a good next try.
+        KL grows as the square of the strength, so that the root of what is too much is a good next try; half of a
+        strength at which the model overflows is.
+
+        Raises:
+            NotFiniteError: if the model overflows at the least strength, too.
         """
         strength = 1.0
         while (kl := self._kl()) > options.kl_budget and strength > _LEAST:
-            strength *= _SLACK * max(_LEAST, (options.kl_budget / kl) ** 0.5)
+            strength *= _SLACK * max(_LEAST, (options.kl_budget / kl) ** 0.5) if isfinite(kl) else 0.5
             live.set_strength(strength)
+        if not isfinite(kl):
+            raise NotFiniteError(self.loaded.model.dtype)
         scores, note = self._scores(), f"strength {strength:.2g}, by refusal scores"
 
         def stage(share: float) -> FitStage:

@@ -10,6 +10,7 @@ import torch
 from unflinch.artifacts import Patch
 from unflinch.data.dialogues import bundled_dialogues
 from unflinch.data.splits import TestPrompts
+from unflinch.errors import NotFiniteError
 from unflinch.metrics.intervals import rate
 from unflinch.metrics.kl import kl_distribution, kl_divergence
 from unflinch.models.forward import logits_from_hidden, scored_hidden
@@ -70,14 +71,21 @@ def _largest(values: Sequence[float], n: int) -> list[int]:
 
 @torch.inference_mode()
 def _first_token_of_others(panel: HeldOutPanel, change: Change) -> list[float]:
-    """Return first-token KL of the ordinary prompts that the base model does not plainly answer."""
+    """Return first-token KL of the ordinary prompts that the base model does not plainly answer.
+
+    Raises:
+        NotFiniteError: if one is no finite number.
+    """
     model, others = panel.loaded.model, panel.ordinary.others
     if not others:
         return []
     base = scored_hidden(model, others, 1)[:, 0]
     with change():
         patched = scored_hidden(model, others, 1)[:, 0]
-    values: list[float] = kl_divergence(logits_from_hidden(model, base), logits_from_hidden(model, patched)).tolist()
+    found = kl_divergence(logits_from_hidden(model, base), logits_from_hidden(model, patched))
+    if not found.isfinite().all():
+        raise NotFiniteError(model.dtype)
+    values: list[float] = found.tolist()
     return values
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from unflinch.errors import ModelError
+from unflinch.errors import NotFiniteError
 from unflinch.metrics.kl import kl_divergence
 from unflinch.models.forward import logits_from_hidden, scored_hidden
 
@@ -92,7 +92,7 @@ def sequence_kl(
         head_changes: whether the output head is among what is changed, so that the base model's is copied first.
 
     Raises:
-        ModelError: if a KL is no finite number.
+        NotFiniteError: if a KL is no finite number.
     """
     longest = base.shape[1]
     head = copy.deepcopy(model.get_output_embeddings()) if head_changes else None
@@ -108,10 +108,7 @@ def sequence_kl(
             for row, sequence in enumerate(sequences[rows]):
                 own = len(sequence.answer)
                 if not kl[row, longest - own :].isfinite().all():
-                    raise ModelError(
-                        f"the changed model computes something else than numbers ({model.dtype} overflows); "
-                        "give dtype float32, or a smaller fit.kl_budget"
-                    )
+                    raise NotFiniteError(model.dtype)
                 positions[start + row, longest - own :] = kl[row, longest - own :]
                 flips[start + row, longest - own :] = flipped[row, longest - own :]
             if advance:
