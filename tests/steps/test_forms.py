@@ -38,9 +38,7 @@ def test_a_form_that_overflows_is_named_and_the_others_are_measured(
     monkeypatch.setattr(forms, "NUMBER_FORMATS", ())
     monkeypatch.setattr(forms, "measure", measure)
     report = validate_forms(loaded, random_patch(model), TestPrompts((), (), (), ()), ValidateOptions(), silent)
-    assert [form.name for form in report.forms] == [
-        *(f"adapter at {strength:g}" for strength in DIAL[:-1]),
-        "merged, float32",
-    ]
+    dial = [f"adapter at {strength:g}" for strength in DIAL]
+    assert [one.form for one in report.forms] == [*dial[:-1], "merged, float32"]
     assert list(report.not_measured) == ["adapter at 1.5"]
     assert "torch.float16 overflows" in report.not_measured["adapter at 1.5"]
