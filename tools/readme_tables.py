@@ -185,6 +185,8 @@ def updated(page: str, tables: Mapping[str, tuple[str, Callable[[Any], str]]]) -
 
 def _renewed(page: str, name: str, block: str) -> str:
     start, end = f"<!-- {name} table -->\n", f"<!-- /{name} table -->"
+    if (page.count(start), page.count(end)) != (1, 1):
+        raise SystemExit(f"a page needs the lines {start.strip()} and {end} once each, around its table")
     before, _, rest = page.partition(start)
     _, _, after = rest.partition(end)
     return f"{before}{start}\n{block}\n{end}{after}"

@@ -312,6 +312,11 @@ class FitStage:
     note: str = ""
 
 
+def is_kept(passed: bool, guard_holds: bool, keep_best: bool) -> bool:
+    """Return whether a run's patch is written: never one that lost a guard refusal."""
+    return guard_holds and (passed or keep_best)
+
+
 def guard_passed(passed: Mapping[str, bool]) -> bool:
     """Return whether no guard refusal was lost in whatever was measured; whether each limit holds is given by name."""
     guards = [holds for name, holds in passed.items() if name.startswith(GUARD_LIMIT)]

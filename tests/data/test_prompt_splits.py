@@ -191,6 +191,8 @@ def test_keeps_that_are_guard_prompts_are_left_out_with_a_warning(caplog: pytest
     caplog.clear()
     assert without_guard(keep[1:], guard) == (keep[1],)
     assert caplog.text == ""
+    turns = (Message("user", guard[0].text), Message("assistant", "No."), Message("user", "Please."))
+    assert without_guard([Prompt("Please.", messages=turns)], guard) == ()
 
 
 def test_candidates_may_be_of_one_category_but_no_guard_prompts_and_not_none() -> None:

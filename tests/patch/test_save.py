@@ -149,6 +149,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "weights that are no safetensors": (lambda f: weights(f).write_bytes(b"PK\x03\x04" * 99), "damaged patch"),
     "a config that is no JSON": (lambda f: (f / "adapter_config.json").write_text("{"), "damaged patch"),
     "a config that is a list": (lambda f: (f / "adapter_config.json").write_text("[]"), "damaged patch"),
+    "a pattern that is none, behind one that is": (
+        change_config(rank_pattern={"x*": 2, "(": 2}),
+        "has a pattern that is none",
+    ),
     "no factor at all": (change_tensors(lambda t: t.clear()), "changes no module"),
     "one factor missing": (change_tensors(lambda t: t.pop(B)), f"'{MODULE}' lacks one of its two factors"),
     "another rank than the config's": (

@@ -12,8 +12,8 @@ def validate(run_folder: arg.FinishedRun, thorough: arg.Thorough = True, json: a
     """Measure the patch of RUN_FOLDER on test prompts in every way.
 
     Writes the report and, if the patch passes, the patch. A patch that misses a limit, for example because one form of
-    it loses a guard refusal, is deleted, also where a run that looked at fewer forms had written it. Exit code as for
-    `run`.
+    it loses a guard refusal, is deleted, also where a run that looked at fewer forms had written it; after `run
+    --keep-best` only a lost guard refusal deletes it. Exit code as for `run`.
     """
     from unflinch.cli.job import Job, carry_out, config_from, stored_settings
     from unflinch.cli.outcome import end_with

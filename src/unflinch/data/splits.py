@@ -174,7 +174,7 @@ def without_guard(keep: Sequence[Prompt], guard: Sequence[Prompt]) -> tuple[Prom
     as a guard.
     """
     near = NearDuplicates(NEAR_DUPLICATE, (prompt.text for prompt in guard))
-    others = tuple(prompt for prompt in keep if near.find(prompt.text) is None)
+    others = tuple(prompt for prompt in keep if _said_before(near, prompt) is None)
     if left_out := len(keep) - len(others):
         logger.warning("%d of %d keep prompts are guard prompts, which every run has: left out", left_out, len(keep))
     return others
@@ -254,13 +254,17 @@ def _check_guard(prompts: Sequence[Prompt], guard: Sequence[Prompt], kind: str) 
     """Raise `PromptSetError` if a user turn of a prompt is a guard prompt, or nearly one."""
     known = NearDuplicates(NEAR_DUPLICATE, (prompt.text for prompt in guard))
     for prompt in prompts:
-        for turn in prompt.conversation():
-            place = known.find(turn["content"]) if turn["role"] == "user" else None
-            if place is not None:
-                raise PromptSetError(
-                    f"the {kind} {_quoted(prompt)} is, in equal or nearly equal words, a guard prompt "
-                    f"({guard[place].category}), whose refusal no patch may remove: take it out of the {kind}s"
-                )
+        if (place := _said_before(known, prompt)) is not None:
+            raise PromptSetError(
+                f"the {kind} {_quoted(prompt)} is, in equal or nearly equal words, a guard prompt "
+                f"({guard[place].category}), whose refusal no patch may remove: take it out of the {kind}s"
+            )
+
+
+def _said_before(known: NearDuplicates, prompt: Prompt) -> int | None:
+    """Return the place of a known text that a user turn of the prompt is, or nearly is."""
+    places = (known.find(turn["content"]) for turn in prompt.conversation() if turn["role"] == "user")
+    return next((place for place in places if place is not None), None)
 
 
 def _digest(*parts: str) -> str:

@@ -120,8 +120,8 @@ def _check_numbers(folder: Path, config: LoraConfig) -> None:
     if not whole or not all(type(value) in (int, float) and isfinite(value) for value in numbers):
         raise PatchError(f"{folder} holds a damaged patch: {_CONFIG} gives a rank or alpha that is no number")
     try:
-        for pattern in patterns:
-            get_pattern_key(list(pattern), "")
+        for key in (key for pattern in patterns for key in pattern):
+            get_pattern_key([key], "")
     except re.error as error:
         raise PatchError(f"{folder} holds a damaged patch: {_CONFIG} has a pattern that is none ({error})") from error
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from unflinch.benchmark_results import BenchmarkScore
 from unflinch.report.run_results import RunResults
-from unflinch.results import Interval, Limit, RefusalCounts, WriterCoverage
+from unflinch.results import Interval, Limit, RefusalCounts, WriterCoverage, is_kept
 from unflinch.robustness_results import EditCost, Mechanism
 
 NO_BREAK = "\N{NO-BREAK SPACE}"
@@ -207,7 +207,7 @@ def patch_kept(run: RunResults) -> str:
     """Return whether a patch that did not pass was written, in one sentence; empty when the verdict holds."""
     if run.verdict.holds:
         return ""
-    if run.verdict.guard_holds and run.settings.get("validate", {}).get("keep_best"):
+    if is_kept(False, run.verdict.guard_holds, bool(run.settings.get("validate", {}).get("keep_best"))):
         return "The patch was written all the same, marked as failed, as the run was told to (keep_best)."
     return "No patch was exported."
 

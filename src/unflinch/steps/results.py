@@ -19,7 +19,7 @@ from unflinch.patch.save import load_patch, save_patch
 from unflinch.provenance import read_provenance, to_json, write_provenance
 from unflinch.report.model_card import model_card
 from unflinch.report.provenance import patch_provenance
-from unflinch.results import guard_passed
+from unflinch.results import guard_passed, is_kept
 from unflinch.robustness_results import FormReport
 from unflinch.run_folder import RESULTS, RunFolder, disk_error, plain, read_object, write_json
 from unflinch.steps.baseline import Baseline
@@ -134,7 +134,7 @@ def finish(opened: Run) -> dict[str, Any]:
     results["seconds"] = _seconds({**results["seconds"], "report": folder.read_step("report")["seconds"]})
     write_json(folder.path / RESULTS, results)
     guarded = guard_passed({limit["name"]: limit["passed"] for limit in results["verdict"]["limits"]})
-    if guarded and (results["verdict"]["passed"] or opened.config.validate.keep_best):
+    if is_kept(results["verdict"]["passed"], guarded, opened.config.validate.keep_best):
         _keep(opened, results)
     else:
         folder.discard_patch()
