@@ -84,7 +84,15 @@ def stress_table(results: dict[str, Any]) -> str:
         lost = kinds["guard"]["lost"]
         lines.append(f"| {condition} | {' | '.join(counts)} | {lost['count']} of {lost['n']} |")
     n = {found["before"]["n"] for found in results["stress"]["results"]}
-    return "\n".join(lines) + f"\n\nEach of {' or '.join(map(str, sorted(n)))} test prompts, before → after.\n"
+    lost = " and ".join(
+        f"{sum(kinds[kind]['lost']['count'] for kinds in rows.values())} of "
+        f"{sum(kinds[kind]['lost']['n'] for kinds in rows.values())} {name} refusals"
+        for kind, name in (("guard", "guard"), ("keep", "right"))
+    )
+    return (
+        "\n".join(lines) + f"\n\nEach of {' or '.join(map(str, sorted(n)))} test prompts, before → after. "
+        f"Over all ways {lost} are lost, and many more are gained.\n"
+    )
 
 
 def capabilities_table(document: dict[str, Any]) -> str:

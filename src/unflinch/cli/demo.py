@@ -10,7 +10,7 @@ import typer
 
 from unflinch.cli import arguments as arg
 
-SLOW = "this processor does not compute in bfloat16, as the one of the README does: expect several times its 10 minutes"
+SLOW = "this processor does not compute in bfloat16, as the one of the README does: expect several times its 11 minutes"
 
 
 def demo(
