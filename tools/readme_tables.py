@@ -90,7 +90,7 @@ def stress_table(results: dict[str, Any]) -> str:
         for kind, name in (("guard", "guard"), ("keep", "right"))
     )
     return (
-        "\n".join(lines) + f"\n\nEach of {' or '.join(map(str, sorted(n)))} test prompts, before → after. "
+        "\n".join(lines) + f"\n\nEach of {' or '.join(map(str, sorted(n)))} test prompts, before → after.\n"
         f"Over all ways {lost} are lost, and many more are gained.\n"
     )
 
