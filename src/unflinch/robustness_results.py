@@ -34,7 +34,7 @@ class FormReport:
 
     forms: tuple[FormResult, ...]
     not_measured: dict[str, str]
-    """Form -> why this machine cannot make it, or that it overflows."""
+    """Form -> why this machine cannot make it."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from functools import partial
 
 from unflinch.artifacts import Patch
 from unflinch.data.splits import TestPrompts
-from unflinch.errors import NotFiniteError
 from unflinch.metrics.intervals import rate
 from unflinch.metrics.kl import kl_distribution
 from unflinch.models.load import LoadedModel
@@ -42,8 +41,6 @@ def validate_forms(
 ) -> FormReport:
     """Return how every form does on the test prompts that the base model refuses, and on the ordinary ones.
 
-    A form that overflows in the model's dtype is told of and left out.
-
     Args:
         loaded: the base model.
         patch: as read back from its exported folder.
@@ -57,13 +54,7 @@ def validate_forms(
     missing = {f"merged, {one.name}": reason for one, reason in reasons.items() if reason}
     if loaded.quantisation:
         missing = {"merged": f"the weights are quantised ({loaded.quantisation})"}
-    found = []
-    for form in forms_of(loaded, patch, formats):
-        try:
-            found.append(measure(panel, form))
-        except NotFiniteError as error:
-            missing[form.name] = str(error)
-    return FormReport(tuple(found), missing)
+    return FormReport(tuple(measure(panel, form) for form in forms_of(loaded, patch, formats)), missing)
 
 
 def forms_of(loaded: LoadedModel, patch: Patch, formats: Sequence[NumberFormat]) -> Iterator[Form]:
