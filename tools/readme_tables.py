@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from unflinch.results import is_kept
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 _BENCHMARKS = {"mmlu": "MMLU", "hellaswag": "HellaSwag", "gsm8k": "GSM8K"}
@@ -58,7 +60,7 @@ def run_table(results: dict[str, Any]) -> str:
     ]
     lines += [f"| {name} | {ours} | {theirs} |" for name, ours, theirs in rows]
     missed = [limit["name"] for limit in results["verdict"]["limits"] if not limit["passed"]]
-    kept = results["settings"]["validate"].get("keep_best") and results["guard"]["lost"] == 0
+    kept = is_kept(not missed, results["guard"]["lost"] == 0, bool(results["settings"]["validate"].get("keep_best")))
     lines += [
         "",
         f"Verdict: **failed**{'' if kept else ', and so no patch was written'}; missed: {', '.join(missed)}."
