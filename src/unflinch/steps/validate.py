@@ -65,8 +65,8 @@ def kl_report(panel: HeldOutPanel, kl: SequenceKL, noise_floor: float, change: C
 
 
 def _largest(values: Sequence[float], n: int) -> list[int]:
-    """Return the places of the `n` largest values, to two digits: of equal ones the first, whatever rounding makes."""
-    return sorted(range(len(values)), key=lambda place: -float(f"{values[place]:.1e}"))[:n]
+    """Return the places of the `n` largest values, the largest first."""
+    return sorted(range(len(values)), key=lambda place: -values[place])[:n]
 
 
 @torch.inference_mode()
